@@ -1,0 +1,5 @@
+"""Sentinel Pipeline: real-time video AI for many cameras."""
+
+from importlib.metadata import version
+
+__version__ = version("sentinel-pipeline")

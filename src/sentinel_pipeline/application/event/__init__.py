@@ -1,0 +1,1 @@
+"""Events on their way out: accepted, stored, delivered at least once to every sink."""

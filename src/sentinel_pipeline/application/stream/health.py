@@ -1,0 +1,81 @@
+"""What a stream says of itself: its state, since when, why, and its counts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+import structlog
+
+from sentinel_pipeline.application.ports import SinkReport
+from sentinel_pipeline.application.stream.meters import Quantiles, RateMeter
+from sentinel_pipeline.domain.events import iso
+from sentinel_pipeline.domain.streams import StreamState, move
+
+log = structlog.get_logger(__name__)
+
+
+class StreamHealth:
+    """State and counts of one stream; written by its threads, read by anybody. Safe from any thread."""
+
+    def __init__(self, stream_id: str) -> None:
+        self._id = stream_id
+        self._lock = Lock()
+        self._state = StreamState.STOPPED
+        self._reason = ""
+        self._since = time.time()
+        self._dropped: Counter[str] = Counter()
+        self.decoded = RateMeter()
+        self.analysed = RateMeter()
+        self.latency_ms = Quantiles()
+        self.events = 0
+        self.reconnects = 0
+        self.sink_report: Callable[[], SinkReport | None] = lambda: None
+
+    @property
+    def state(self) -> StreamState:
+        return self._state
+
+    def move(self, new: StreamState, reason: str = "") -> None:
+        """Go to ``new``; logs changes of state, and of the reason within a state."""
+        with self._lock:
+            old, old_reason = self._state, self._reason
+            self._state = move(old, new)
+            self._reason = reason
+            if old is not new:
+                self._since = time.time()
+        if (old, old_reason) != (new, reason):
+            log.info("stream", stream=self._id, state=str(new), reason=reason or None)
+
+    def drop(self, cause: str, count: int = 1) -> None:
+        """Count frames that were not used, by cause."""
+        with self._lock:
+            self._dropped[cause] += count
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the stream's part of the report (design section 7)."""
+        now = time.monotonic()
+        with self._lock:
+            state, reason, since, dropped = self._state, self._reason, self._since, dict(self._dropped)
+        sink = self.sink_report()
+        if sink is not None and sink.dropped:
+            dropped["output"] = sink.dropped
+        return {
+            "state": str(state),
+            "since": iso(since),
+            "reason": reason,
+            "frames_decoded": self.decoded.total,
+            "frames_analysed": self.analysed.total,
+            "frames_published": sink.published if sink else 0,
+            "frames_dropped": sum(dropped.values()),
+            "dropped_by": dropped,
+            "reconnects": self.reconnects,
+            "fps": round(self.decoded.rate(now), 2),
+            "analysed_fps": round(self.analysed.rate(now), 2),
+            "latency_ms": self.latency_ms.snapshot(),
+            "events": self.events,
+            "publish": {"state": sink.state, "reason": sink.reason, "restarts": sink.restarts} if sink else None,
+        }

@@ -1,0 +1,88 @@
+"""All streams: starts, stops and compares them with what is wanted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from typing import Any
+
+import structlog
+
+from sentinel_pipeline.application.stream.worker import StreamWorker
+from sentinel_pipeline.domain.streams import StreamSpec
+
+log = structlog.get_logger(__name__)
+
+
+def plan(live: Mapping[str, StreamSpec], wanted: Mapping[str, StreamSpec]) -> tuple[set[str], set[str]]:
+    """Return the ids to stop and the ids to start; a changed spec is in both. Pure."""
+    stop = {key for key, spec in live.items() if wanted.get(key) != spec}
+    start = {key for key, spec in wanted.items() if live.get(key) != spec}
+    return stop, start
+
+
+class StreamManager:
+    """Runs one worker per stream. A context manager: leaving it stops every stream. Safe from any thread."""
+
+    STOP_TIMEOUT = 3.0
+
+    def __init__(self, make_worker: Callable[[StreamSpec], StreamWorker]) -> None:
+        self._make_worker = make_worker
+        self._workers: dict[str, StreamWorker] = {}
+        self._lock = Lock()
+
+    def __enter__(self) -> StreamManager:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def apply(self, specs: Iterable[StreamSpec]) -> None:
+        """Make the running streams those of ``specs``; unchanged ones are not touched."""
+        wanted = {spec.id: spec for spec in specs}
+        with self._lock:
+            stop, start = plan({key: worker.spec for key, worker in self._workers.items()}, wanted)
+            leaving = [self._workers.pop(key) for key in sorted(stop)]
+        self._end(leaving)
+        for key in sorted(start):
+            worker = self._make_worker(wanted[key])
+            with self._lock:
+                self._workers[key] = worker
+            worker.start()
+
+    def restart(self, stream_id: str) -> None:
+        """Stop one stream and start it afresh. Raises ``KeyError`` when there is none of that id."""
+        with self._lock:
+            old = self._workers[stream_id]
+        self._end([old])
+        worker = self._make_worker(old.spec)
+        with self._lock:
+            self._workers[stream_id] = worker
+        worker.start()
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """Return every stream's part of the report, by id."""
+        with self._lock:
+            workers = list(self._workers.values())
+        return {worker.spec.id: worker.health.snapshot() for worker in workers}
+
+    def stop(self) -> None:
+        """Stop every stream but keep their last figures; returns whether or not all threads have ended."""
+        with self._lock:
+            workers = list(self._workers.values())
+        self._end(workers)
+
+    def close(self) -> None:
+        """Stop every stream and forget it; may be called more than once."""
+        self.stop()
+        with self._lock:
+            self._workers.clear()
+
+    def _end(self, workers: list[StreamWorker]) -> None:
+        for worker in workers:
+            worker.stop()
+        deadline = time.monotonic() + self.STOP_TIMEOUT
+        for worker in workers:
+            if not worker.join(deadline):
+                log.warning("a stream's thread hangs and was left behind", stream=worker.spec.id)

@@ -1,0 +1,1 @@
+"""Built-in models and footage; see NOTICE for their sources and licences."""

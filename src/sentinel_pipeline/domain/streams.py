@@ -1,0 +1,169 @@
+"""What a stream is asked to do, and the states it goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from sentinel_pipeline.domain.geometry import Point
+
+
+class StreamState(StrEnum):
+    """The life of a stream."""
+
+    CONNECTING = "CONNECTING"  # first try, or a try after a wait
+    RUNNING = "RUNNING"  # frames arrive
+    RECONNECTING = "RECONNECTING"  # lost, or not there yet; the next try is scheduled
+    FAILED = "FAILED"  # the camera refuses (password, path): retried slowly, or given up when max_retries is set
+    STOPPED = "STOPPED"  # by the operator
+
+
+MOVES: dict[StreamState, frozenset[StreamState]] = {
+    StreamState.STOPPED: frozenset({StreamState.CONNECTING}),
+    StreamState.CONNECTING: frozenset(
+        {StreamState.RUNNING, StreamState.RECONNECTING, StreamState.FAILED, StreamState.STOPPED}
+    ),
+    StreamState.RUNNING: frozenset({StreamState.RECONNECTING, StreamState.FAILED, StreamState.STOPPED}),
+    StreamState.RECONNECTING: frozenset(
+        {StreamState.CONNECTING, StreamState.RUNNING, StreamState.FAILED, StreamState.STOPPED}
+    ),
+    StreamState.FAILED: frozenset(
+        {StreamState.CONNECTING, StreamState.RUNNING, StreamState.RECONNECTING, StreamState.STOPPED}
+    ),
+}
+
+
+def move(old: StreamState, new: StreamState) -> StreamState:
+    """Return ``new`` when the table allows the move (staying is allowed), else raise ``RuntimeError``."""
+    if new is not old and new not in MOVES[old]:
+        raise RuntimeError(f"a stream cannot go from {old} to {new}")
+    return new
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSpec:
+    """How to read a camera. Time-outs in seconds; ``buffer_size`` in frames."""
+
+    backend: Literal["pyav", "opencv"] = "pyav"
+    transport: Literal["tcp", "udp"] = "tcp"
+    open_timeout: float = 10.0
+    read_timeout: float = 5.0
+    buffer_size: int = 2
+    hwaccel: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ReconnectSpec:
+    """Waits in seconds; ``max_retries`` None means for ever."""
+
+    base_delay: float = 1.0
+    max_delay: float = 30.0
+    max_retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MotionSpec:
+    """``threshold``: share of the picture that must change, in [0, 1]; ``hold``: seconds to go on after motion ends."""
+
+    enabled: bool = False
+    threshold: float = 0.02
+    hold: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DetectSpec:
+    """``classes`` empty means all; ``confidence`` and ``iou`` in [0, 1]."""
+
+    model: str
+    classes: tuple[str, ...] = ()
+    confidence: float = 0.4
+    iou: float = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSpec:
+    """``lost_after``: seconds of stream time after which a track that is not seen any more ends."""
+
+    enabled: bool = True
+    lost_after: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneRuleSpec:
+    """Objects inside a polygon. Points are shares of width and height in [0, 1]; times in seconds."""
+
+    name: str
+    polygon: tuple[Point, ...]
+    event: str
+    classes: tuple[str, ...] = ()
+    confirm_after: float = 0.5
+    clear_after: float = 2.0
+    cooldown: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LineRuleSpec:
+    """Objects that cross a line. ``direction`` is as seen when looking from ``start`` to ``end``."""
+
+    name: str
+    start: Point
+    end: Point
+    event: str
+    direction: Literal["both", "left", "right"] = "both"
+    classes: tuple[str, ...] = ()
+    cooldown: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DwellRuleSpec:
+    """Objects that stay inside a polygon longer than ``longer_than`` seconds."""
+
+    name: str
+    polygon: tuple[Point, ...]
+    event: str
+    longer_than: float
+    classes: tuple[str, ...] = ()
+    clear_after: float = 2.0
+    cooldown: float = 0.0
+
+
+RuleSpec = ZoneRuleSpec | LineRuleSpec | DwellRuleSpec
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyseSpec:
+    """``fps``: frames analysed per second of stream time; ``max_age``: seconds after which a frame is too old."""
+
+    detect: DetectSpec
+    fps: float = 5.0
+    motion: MotionSpec = MotionSpec()
+    track: TrackSpec = TrackSpec()
+    rules: tuple[RuleSpec, ...] = ()
+    max_age: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PublishSpec:
+    """Where and how the picture is republished. ``size`` None keeps the source's; ``bitrate`` in bit/s."""
+
+    url: str = field(repr=False)
+    fps: float = 25.0
+    size: tuple[int, int] | None = None
+    codec: str = "libx264"
+    preset: str = "ultrafast"
+    bitrate: int = 2_000_000
+    overlay: bool = True
+    on_signal_loss: Literal["hold", "stop"] = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """One camera and what happens to its pictures. Two equal specs need no restart."""
+
+    id: str
+    source: str = field(repr=False)  # may carry a password
+    decode: DecodeSpec = DecodeSpec()
+    reconnect: ReconnectSpec = ReconnectSpec()
+    analyse: AnalyseSpec | None = None
+    publish: PublishSpec | None = None

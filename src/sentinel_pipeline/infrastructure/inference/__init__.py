@@ -1,0 +1,1 @@
+"""Runs ONNX, TorchScript and torch.export models, and reads their outputs."""

@@ -1,0 +1,1 @@
+"""What survives the process: the durable outbox, and the operator's view into it."""

@@ -1,0 +1,1 @@
+"""Carries events to receivers over HTTP and WebSocket."""

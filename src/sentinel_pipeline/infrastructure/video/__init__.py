@@ -1,0 +1,1 @@
+"""Video in (sources, ``RTSPDecoder``) and out (encoder, FFmpeg, ``FFmpegPublisher``)."""

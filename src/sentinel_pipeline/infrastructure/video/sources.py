@@ -1,0 +1,32 @@
+"""Chooses how a source is read."""
+
+from __future__ import annotations
+
+from sentinel_pipeline.application.ports import FrameSource
+from sentinel_pipeline.domain.streams import DecodeSpec
+from sentinel_pipeline.domain.timeline import Timeline
+from sentinel_pipeline.infrastructure.video.opencv_source import OpenCVSource
+from sentinel_pipeline.infrastructure.video.pyav_source import PyAVSource
+
+
+def open_source(spec: DecodeSpec, url: str, *, timeline: Timeline | None = None) -> FrameSource:
+    """Return a source for one connection, not yet connected.
+
+    ``timeline`` carries stream time over from one connection of a stream to the next. The test pattern is PyAV's alone.
+    """
+    if spec.backend == "opencv" and not url.startswith("test:"):
+        return OpenCVSource(
+            url,
+            transport=spec.transport,
+            open_timeout=spec.open_timeout,
+            read_timeout=spec.read_timeout,
+            timeline=timeline,
+        )
+    return PyAVSource(
+        url,
+        transport=spec.transport,
+        open_timeout=spec.open_timeout,
+        read_timeout=spec.read_timeout,
+        hwaccel=spec.hwaccel,
+        timeline=timeline,
+    )

@@ -1,0 +1,214 @@
+"""The commands. Each prints, calls the program and returns its exit code; heavy imports happen inside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sentinel_pipeline.interface.cli.output import complain, emit, machine, say
+from sentinel_pipeline.interface.cli.program import EventArchive, Program
+
+if TYPE_CHECKING:
+    from sentinel_pipeline.interface.config import Config
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration (YAML or JSON).")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="The configuration of the program.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON also on a terminal.")]
+DurationOption = Annotated[str | None, typer.Option(metavar="TIME", help="End by itself after this time: 30s, 5m.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
+ReportOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a JSON report here at the end.")]
+
+
+def make_app(program: Program) -> typer.Typer:
+    """Return the ``sentinel`` command."""
+    app = typer.Typer(
+        name="sentinel",
+        help="Real-time video AI for many cameras.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    _add_running(app, program)
+    _add_checking(app, program)
+    _add_asking(app, program)
+    app.add_typer(_events(program), name="events")
+    return app
+
+
+def _add_running(app: typer.Typer, program: Program) -> None:
+    @app.command()
+    def demo(
+        streams: Annotated[int, typer.Option(min=1, max=64, help="How many cameras.")] = 1,
+        duration: DurationOption = None,
+        report: ReportOption = None,
+    ) -> None:
+        """Show everything on this machine: cameras from built-in footage, model, annotated RTSP, receivers."""
+        seconds = _seconds(duration)
+        raise typer.Exit(program.demo(streams=streams, duration=seconds, report=report))
+
+    @app.command()
+    def run(config: File, duration: DurationOption = None, report: ReportOption = None) -> None:
+        """Run a configuration until it is stopped."""
+        seconds = _seconds(duration)
+        raise typer.Exit(program.run(_load(config), duration=seconds, report=report))
+
+
+def _add_checking(app: typer.Typer, program: Program) -> None:
+    @app.command()
+    def check(config: File) -> None:
+        """Check a configuration, and whether this machine has what it needs; name every fault at once."""
+        loaded = _load(config)
+        faults = program.preflight(loaded)
+        for where, error in faults:
+            complain(f"{config}: {where}: {error.args[0]}" + (f"\n  remedy: {error.remedy}" if error.remedy else ""))
+            if machine():
+                emit({"file": str(config), "where": where, "message": error.args[0], "remedy": error.remedy})
+        if faults:
+            raise typer.Exit(2)
+        counts = {"streams": len(loaded.streams), "models": len(loaded.models), "sinks": len(loaded.sinks)}
+        if machine():
+            emit({"file": str(config), "ok": True, **counts})
+        else:
+            say(f"{config} is fine: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
+
+    @app.command()
+    def schema() -> None:
+        """Print the JSON Schema of the configuration, for editors."""
+        import json
+
+        from sentinel_pipeline.interface.config import json_schema
+
+        say(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _add_asking(app: typer.Typer, program: Program) -> None:
+    @app.command()
+    def status(config: ConfigOption = None, json: JsonOption = False) -> None:
+        """Ask the running program how its streams, sinks and models are."""
+        host, port, token = "127.0.0.1", 8080, os.environ.get("SENTINEL_TOKEN", "")
+        if config is not None:
+            api = _load(config).api
+            host, port, token = api.host, api.port, api.token
+        report = program.status(host, port, token)
+        if machine(json):
+            emit(report)
+            return
+        from rich.console import Console
+
+        from sentinel_pipeline.interface.live import render
+
+        Console().print(render(report))
+
+    @app.command()
+    def version() -> None:
+        """Print the version."""
+        import platform
+
+        from sentinel_pipeline import __version__
+
+        if machine():
+            emit({"sentinel": __version__, "python": platform.python_version()})
+        else:
+            say(f"sentinel {__version__}")
+
+
+def _events(program: Program) -> typer.Typer:
+    events = typer.Typer(help="Look into the outbox, and resend.", no_args_is_help=True, rich_markup_mode=None)
+    @events.command("list")
+    def list_(
+        config: ConfigOption = None,
+        json: JsonOption = False,
+        limit: LimitOption = 50,
+        stream: Annotated[str | None, typer.Option(help="Of this stream only.")] = None,
+        type: Annotated[str | None, typer.Option(help="Of this event type only.")] = None,
+        stage: Annotated[str | None, typer.Option(help="DETECTED, CONFIRMED or CLEARED only.")] = None,
+    ) -> None:
+        """List the newest events, oldest first, with the sinks that still wait for them."""
+        newest = _archive(program, config).list(limit, stream=stream, type=type, stage=stage)
+        for stored in reversed(newest):
+            waiting = ", ".join(stored.pending_for)
+            _show_line(stored.body, json, f"waits for {waiting}" if waiting else "")
+
+    @events.command()
+    def show(event_id: str, config: ConfigOption = None) -> None:
+        """Show one event whole."""
+        import json
+
+        stored = _archive(program, config).show(event_id)
+        if machine():
+            emit(json.loads(stored.body))
+        else:
+            say(json.dumps(json.loads(stored.body), indent=2, ensure_ascii=False))
+
+    @events.command()
+    def dead(config: ConfigOption = None, json: JsonOption = False, limit: LimitOption = 50) -> None:
+        """List the events that a sink will never take, with its reason."""
+        for letter in reversed(_archive(program, config).dead(limit)):
+            _show_line(letter.body, json, f"{letter.sink}: {letter.reason}", sink=letter.sink, reason=letter.reason)
+
+    @events.command()
+    def replay(
+        event_ids: list[str],
+        config: ConfigOption = None,
+        sink: Annotated[str | None, typer.Option(help="To this sink only.")] = None,
+    ) -> None:
+        """Send events again, under the ids that they have."""
+        count = _archive(program, config).replay(event_ids, sink=sink)
+        say(f"{count} events will be sent again" if not machine() else f'{{"replayed": {count}}}')
+
+    return events
+
+
+def _show_line(body: bytes, as_json: bool, note: str, **more: Any) -> None:
+    import json
+
+    event = json.loads(body)
+    if machine(as_json):
+        emit({**event, **({"dead_letter": more} if more else {})})
+        return
+    where = f"{event['stream_id']}/{event['module_name']}"
+    waiting = f"  [{note}]" if note else ""
+    say(f"{event['ts_iso']}  {event['type']:<16} {event['stage']:<9} {where}  {event['event_id']}{waiting}")
+
+
+def _archive(program: Program, config: Path | None) -> EventArchive:
+    return program.archive(_load(config).outbox.path if config is not None else Path("var/outbox.db"))
+
+
+def _load(path: Path) -> Config:
+    """Load a configuration; print every fault and leave with code 2 when there are any."""
+    from sentinel_pipeline.interface.config import ConfigProblems, format_problems, load_config
+
+    try:
+        return load_config(path, os.environ)
+    except ConfigProblems as exc:
+        complain(format_problems(exc.problems))
+        if machine():
+            for problem in exc.problems:
+                emit(
+                    {
+                        "file": problem.file,
+                        "line": problem.line,
+                        "where": problem.where,
+                        "message": problem.message,
+                        "remedy": problem.remedy,
+                    }
+                )
+        raise typer.Exit(2) from None
+
+
+def _seconds(text: str | None) -> float | None:
+    from sentinel_pipeline.interface.config.units import parse_duration
+
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--duration") from None

@@ -1,0 +1,92 @@
+"""The read-only API on a real port."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from sentinel_pipeline.domain.errors import SentinelError
+from sentinel_pipeline.interface.api.app import make_app
+from sentinel_pipeline.interface.api.client import ask_status
+from sentinel_pipeline.interface.api.server import ApiServer
+
+REPORT: dict[str, Any] = {
+    "streams": {"gate": {"state": "RUNNING"}, "yard": {"state": "FAILED"}},
+    "sinks": {"vms": {"state": "up"}},
+    "models": {},
+    "process": {},
+}
+
+
+def serve(report: dict[str, Any] = REPORT, token: str = "", port: int = 0) -> ApiServer:
+    return ApiServer(make_app(lambda: report, token), "127.0.0.1", port)
+
+
+def get(server: ApiServer, path: str, **headers: str) -> httpx.Response:
+    return httpx.get(server.url + path, headers=headers, trust_env=False, timeout=5)
+
+
+def test_api_answers_the_report_and_its_parts() -> None:
+    """The whole report and each part of it can be read; an unknown stream is a problem document."""
+    with serve() as server:
+        assert get(server, "/api/v1/status").json() == REPORT
+        assert get(server, "/api/v1/streams").json() == REPORT["streams"]
+        assert get(server, "/api/v1/streams/gate").json() == {"state": "RUNNING"}
+        assert get(server, "/api/v1/sinks").json() == REPORT["sinks"]
+        assert get(server, "/api/v1/models").json() == {}
+        missing = get(server, "/api/v1/streams/nobody")
+        assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
+        assert missing.json() == {"type": "about:blank", "status": 404, "title": "there is no stream 'nobody'"}
+        assert get(server, "/nowhere").headers["content-type"] == "application/problem+json"
+
+
+def test_api_health_tells_live_from_ready() -> None:
+    """Live as soon as it answers; ready while at least one stream runs, 503 otherwise."""
+    with serve() as server:
+        assert get(server, "/health/live").json() == {"status": "live"}
+        assert get(server, "/health/ready").json() == {"status": "ready", "running": 1}
+    dark = {**REPORT, "streams": {"gate": {"state": "RECONNECTING"}}}
+    with serve(dark) as server:
+        reply = get(server, "/health/ready")
+        assert (reply.status_code, reply.json()["status"]) == (503, "not ready")
+
+
+def test_api_token_guards_all_but_health() -> None:
+    """With a token everything but the probes asks for it, and the token is nowhere in the answers."""
+    with serve(token="s3cret-token") as server:
+        refused = get(server, "/api/v1/status")
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert "s3cret" not in refused.text
+        assert get(server, "/api/v1/status", authorization="Bearer wrong").status_code == 401
+        assert get(server, "/api/v1/status", authorization="Bearer s3cret-token").status_code == 200
+        assert get(server, "/health/live").status_code == 200
+        assert get(server, "/docs").status_code == 401
+
+
+def test_api_port_in_use_is_one_sentence() -> None:
+    """A taken port is found at the start, with a remedy."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            pytest.raises(SentinelError, match=r"cannot listen.*in use.*api\.listen"),
+            serve(port=taken.getsockname()[1]),
+        ):
+            pass
+
+
+def test_api_client_says_what_answers() -> None:
+    """``sentinel status`` tells nobody, a refusal and a stranger apart."""
+    with serve() as server:
+        port = int(server.url.rpartition(":")[2])
+        assert ask_status("127.0.0.1", port, "") == REPORT
+        assert ask_status("0.0.0.0", port, "") == REPORT
+    with pytest.raises(SentinelError, match="no program answers"):
+        ask_status("127.0.0.1", port, "")
+    with serve(token="t") as server, pytest.raises(SentinelError, match=r"401.*SENTINEL_TOKEN"):
+        ask_status("127.0.0.1", int(server.url.rpartition(":")[2]), "")
+    with serve({"sinks": {}}) as server, pytest.raises(SentinelError, match="not sentinel"):  # type: ignore[arg-type]
+        ask_status("127.0.0.1", int(server.url.rpartition(":")[2]), "")

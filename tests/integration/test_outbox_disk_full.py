@@ -1,0 +1,130 @@
+"""The durable outbox on a real file system that runs full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sentinel_pipeline.domain.errors import OutboxError
+from sentinel_pipeline.domain.events import Event, EventStage
+from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
+from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
+
+
+def event(number: int) -> Event:
+    return Event("X", EventStage.DETECTED, "gate", "rule", ts=float(number), details={"padding": "x" * 500})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a tmpfs needs root and CAP_SYS_ADMIN")
+    yield place
+    subprocess.run(["umount", str(place)], check=True, timeout=10)
+
+
+def fill_disk(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file:
+        while True:
+            try:
+                if file.write(b"\0" * 4096) == 0:
+                    return
+            except OSError:
+                return
+
+
+def append_until_refused(outbox: SqliteOutbox, start: int) -> tuple[int, OutboxError]:
+    for number in range(start, start + 20_000):
+        try:
+            outbox.append([event(number)])
+        except OutboxError as exc:
+            return number, exc
+    raise AssertionError("the disk never became full")
+
+
+def take_all(outbox: SqliteOutbox) -> list[int]:
+    taken: list[int] = []
+    while (batch := outbox.next_batch("vms", 100)) is not None:
+        taken += [int(Event.from_wire(body).ts) for body in batch.bodies]
+        outbox.ack(batch)
+    return taken
+
+
+def test_outbox_full_disk_is_said_loudly_and_recovers_by_itself(small_disk: Path) -> None:
+    """The disk fills up under too high a limit: an error with a remedy, no hang, and on with the next free space."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"\0" * 300_000)
+    with SqliteOutbox(small_disk / "outbox.db") as outbox:
+        outbox.register(["vms"])
+        accepted, error = append_until_refused(outbox, 0)
+        assert accepted > 10
+        assert "disk" in str(error)
+        assert error.remedy
+        assert outbox.trouble
+        assert outbox.backlog("vms").pending == accepted
+        with pytest.raises(OutboxError, match="disk"):
+            outbox.append([event(accepted)])
+        ballast.unlink()
+        outbox.append([event(accepted)])
+        assert outbox.trouble == ""
+        assert take_all(outbox) == list(range(accepted + 1))
+
+
+def test_outbox_goes_on_when_another_program_fills_the_disk(small_disk: Path) -> None:
+    """A warm outbox at its own limit lives on inside its own files when nothing is left on the disk."""
+    path = small_disk / "outbox.db"
+    with SqliteOutbox(path, max_size=256 * 1024) as outbox:
+        outbox.register(["vms"])
+        for start in range(0, 1500, 5):
+            outbox.append([event(start + offset) for offset in range(5)])
+        dropped = outbox.backlog("vms").dropped
+        assert dropped > 0
+        fill_disk(small_disk / "ballast")
+        assert os.statvfs(small_disk).f_bavail == 0
+        for start in range(1500, 2500, 5):
+            outbox.append([event(start + offset) for offset in range(5)])
+        left = take_all(outbox)
+        assert left == list(range(2500 - len(left), 2500))
+        assert outbox.backlog("vms").dropped == 2500 - len(left)
+
+
+def test_outbox_cannot_start_on_a_full_disk_and_says_so(small_disk: Path) -> None:
+    """No room for even an empty outbox is one sentence and a remedy; with room the same call works."""
+    fill_disk(small_disk / "ballast")
+    outbox = SqliteOutbox(small_disk / "var" / "outbox.db")
+    with pytest.raises(OutboxError) as caught:
+        outbox.open()
+    assert caught.value.remedy
+    (small_disk / "ballast").unlink()
+    with outbox:
+        outbox.register(["vms"])
+        outbox.append([event(1)])
+        assert take_all(outbox) == [1]
+
+
+def test_outbox_goes_on_in_the_room_that_delivery_made(small_disk: Path) -> None:
+    """Freshly started, far from its own limit, on a disk that others filled: it lives on in the pages it has freed."""
+    path = small_disk / "outbox.db"
+    with SqliteOutbox(path) as outbox:
+        outbox.register(["vms"])
+        for start in range(0, 300, 50):
+            outbox.append([event(start + offset) for offset in range(50)])
+        assert take_all(outbox) == list(range(300))
+    with SqliteOutbox(path, keep=0) as outbox:
+        while OutboxReader(path).list(1):
+            threading.Event().wait(0.02)
+        fill_disk(small_disk / "ballast")
+        for number in range(300, 400):
+            outbox.append([event(number)])
+        assert take_all(outbox) == list(range(300, 400))

@@ -1,0 +1,1 @@
+"""What tests share: real peers and helpers that are no tests themselves."""

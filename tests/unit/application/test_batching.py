@@ -1,0 +1,293 @@
+"""The dispatcher: when a batch is due, who gets which row, and what happens when the model raises or hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel_pipeline.application.pipeline.batching import Dispatcher, RecentCallers, Row, batch_due
+from sentinel_pipeline.domain.errors import ModelError, ModelTimeout
+
+DEADLINE = 5.0
+
+
+def double(batch: np.ndarray) -> dict[str, np.ndarray]:
+    return {"doubled": batch * 2}
+
+
+class GatedModel:
+    """A model that waits inside ``run`` until ``gate`` opens, and notes the batches it has seen."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.seen: list[list[float]] = []
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        self.seen.append([float(row[0]) for row in batch])
+        self.entered.set()
+        assert self.gate.wait(DEADLINE)
+        return double(batch)
+
+
+def tensor(value: float) -> np.ndarray:
+    return np.full(3, value, np.float32)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        threading.Event().wait(0.005)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as executor:
+        yield executor
+
+
+def queued(dispatcher: Dispatcher, count: int) -> Callable[[], bool]:
+    return lambda: len(dispatcher._queue) == count
+
+
+@pytest.mark.parametrize(
+    ("queue", "age", "callers", "expected"),
+    [
+        pytest.param(0, 0.0, 3, None, id="nothing queued"),
+        pytest.param(1, 0.0, 1, 0.0, id="a single caller never waits"),
+        pytest.param(1, 0.0, 3, 0.005, id="others may come"),
+        pytest.param(2, 0.002, 3, 0.003, id="the rest of the wait"),
+        pytest.param(3, 0.0, 3, 0.0, id="everybody has asked"),
+        pytest.param(1, 0.006, 3, 0.0, id="waited long enough"),
+        pytest.param(4, 0.0, 50, 0.0, id="full"),
+        pytest.param(1, 0.0, 0, 0.0, id="nobody else known"),
+    ],
+)
+def test_batch_due_table(queue: int, age: float, callers: int, expected: float | None) -> None:
+    """A batch is due when it is full, when every caller has asked, or when the oldest has waited long enough."""
+    due = batch_due(queue, age, callers, max_size=4, max_wait=0.005)
+    assert due == (None if expected is None else pytest.approx(expected))
+
+
+@given(st.integers(1, 20), st.floats(0, 1), st.integers(0, 20), st.integers(1, 16), st.floats(0, 0.1))
+def test_batch_due_never_waits_longer_than_asked(queue: int, age: float, callers: int, size: int, wait: float) -> None:
+    """No request is ever held back beyond ``max_wait``."""
+    due = batch_due(queue, age, callers, size, wait)
+    assert due is not None
+    assert 0 <= due <= max(0.0, wait - age)
+
+
+def test_recent_callers_forgets_the_silent() -> None:
+    """A stream that stopped asking is no longer waited for after the window."""
+    callers = RecentCallers(window=1.0)
+    callers.note(1, 10.0)
+    callers.note(2, 10.8)
+    callers.note(2, 10.9)
+    assert callers.count(11.0) == 2
+    assert callers.count(11.5) == 1
+    assert callers.count(20.0) == 0
+
+
+@pytest.mark.parametrize("wrong", [{"max_size": 0}, {"max_wait": -1.0}, {"timeout": 0.0}])
+def test_dispatcher_refuses_settings_that_cannot_work(wrong: dict[str, Any]) -> None:
+    """Settings that would never serve are refused when the dispatcher is built."""
+    with pytest.raises(ValueError, match="must be positive"):
+        Dispatcher("m", double, **wrong)
+
+
+def test_submit_returns_the_callers_own_row(pool: ThreadPoolExecutor) -> None:
+    """However requests are batched, each caller gets the outputs of its own tensor."""
+    with Dispatcher("m", double, max_size=3) as dispatcher:
+        rows: list[Row] = list(pool.map(lambda value: dispatcher.submit(tensor(value)), range(40)))
+    assert [float(row.outputs["doubled"][0]) for row in rows] == [2.0 * value for value in range(40)]
+    assert all(row.wait_ms >= 0 and row.infer_ms >= 0 for row in rows)
+    state = dispatcher.snapshot()
+    assert state.rows == 40
+    assert state.batch_mean == pytest.approx(40 / state.batches, abs=0.01)
+
+
+def test_requests_that_queue_up_run_as_one_batch_of_at_most_max_size(pool: ThreadPoolExecutor) -> None:
+    """What arrives while the model is busy goes together, oldest first, and never above the size limit."""
+    model = GatedModel()
+    with Dispatcher("m", model.run, max_size=4) as dispatcher:
+        futures = [pool.submit(dispatcher.submit, tensor(0))]
+        assert model.entered.wait(DEADLINE)
+        for value in range(1, 7):
+            futures.append(pool.submit(dispatcher.submit, tensor(value)))
+            eventually(queued(dispatcher, value))
+        model.gate.set()
+        answers = [float(future.result(DEADLINE).outputs["doubled"][0]) for future in futures]
+    assert model.seen == [[0], [1, 2, 3, 4], [5, 6]]
+    assert answers == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_two_callers_within_max_wait_share_a_batch() -> None:
+    """With several streams asking, an incomplete batch waits for the other one instead of running alone."""
+    model = GatedModel()
+    model.gate.set()
+    with (
+        ThreadPoolExecutor(1) as gate,
+        ThreadPoolExecutor(1) as yard,
+        Dispatcher("m", model.run, max_wait=DEADLINE, timeout=2 * DEADLINE) as dispatcher,
+    ):
+        dispatcher._callers = RecentCallers(window=60.0)
+        gate.submit(dispatcher.submit, tensor(1)).result(DEADLINE)
+        early = yard.submit(dispatcher.submit, tensor(2))
+        eventually(queued(dispatcher, 1))
+        late = gate.submit(dispatcher.submit, tensor(3))
+        assert late.result(DEADLINE).outputs["doubled"][0] == 6
+        assert early.result(DEADLINE).wait_ms < DEADLINE * 1000, "it ran as soon as everybody had asked"
+    assert model.seen == [[1], [2, 3]]
+
+
+def test_a_fast_caller_does_not_overtake_a_slow_one(pool: ThreadPoolExecutor) -> None:
+    """Requests run in order of arrival: a caller that asks again at once stands behind everybody else."""
+    model = GatedModel()
+    with Dispatcher("m", model.run, max_size=1) as dispatcher:
+
+        def fast() -> None:
+            for value in (1, 2, 3):
+                dispatcher.submit(tensor(value))
+
+        hurried = pool.submit(fast)
+        assert model.entered.wait(DEADLINE)
+        slow = pool.submit(dispatcher.submit, tensor(100))
+        eventually(queued(dispatcher, 1))
+        model.gate.set()
+        hurried.result(DEADLINE)
+        slow.result(DEADLINE)
+    assert model.seen == [[1], [100], [2], [3]]
+
+
+def test_tensors_of_another_shape_get_a_batch_of_their_own(pool: ThreadPoolExecutor) -> None:
+    """A stream with another input shape neither fails the others nor is failed by them."""
+    model = GatedModel()
+    with Dispatcher("m", model.run, max_size=8) as dispatcher:
+        first = pool.submit(dispatcher.submit, tensor(0))
+        assert model.entered.wait(DEADLINE)
+        odd = pool.submit(dispatcher.submit, np.ones(5, np.float32))
+        eventually(queued(dispatcher, 1))
+        even = pool.submit(dispatcher.submit, tensor(2))
+        eventually(queued(dispatcher, 2))
+        model.gate.set()
+        assert first.result(DEADLINE).outputs["doubled"].shape == (3,)
+        assert odd.result(DEADLINE).outputs["doubled"].shape == (5,)
+        assert even.result(DEADLINE).outputs["doubled"].shape == (3,)
+
+
+def test_a_model_that_raises_fails_its_batch_and_nothing_else(pool: ThreadPoolExecutor) -> None:
+    """Every request of the failing batch gets the error with its cause, the state says so, and the next batch runs."""
+    model = GatedModel()
+    broken = True
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = model.run(batch)
+        if broken and len(batch) > 1:
+            raise RuntimeError("out of memory")
+        return outputs
+
+    with Dispatcher("people", run) as dispatcher:
+        first = pool.submit(dispatcher.submit, tensor(0))
+        assert model.entered.wait(DEADLINE)
+        doomed: list[Future[Row]] = []
+        for count in (1, 2):
+            doomed.append(pool.submit(dispatcher.submit, tensor(count)))
+            eventually(queued(dispatcher, count))
+        model.gate.set()
+        first.result(DEADLINE)
+        for future in doomed:
+            with pytest.raises(ModelError, match="model people failed: RuntimeError: out of memory") as caught:
+                future.result(DEADLINE)
+            assert isinstance(caught.value.__cause__.__cause__, RuntimeError)
+        assert dispatcher.snapshot().state == "failing"
+        assert "out of memory" in dispatcher.snapshot().reason
+        broken = False
+        assert dispatcher.submit(tensor(4)).outputs["doubled"][0] == 8
+        assert dispatcher.snapshot().state == "ready"
+
+
+def test_outputs_that_lack_rows_are_an_error() -> None:
+    """A model that does not return one row per tensor fails loudly instead of mixing up streams."""
+    with (
+        Dispatcher("m", lambda _: {"boxes": np.zeros((7, 2))}) as dispatcher,
+        pytest.raises(ModelError, match=r"output boxes has shape \(7, 2\) for a batch of 1"),
+    ):
+        dispatcher.submit(tensor(1))
+
+
+def test_a_hung_model_times_out_then_rejects_at_once_then_recovers(pool: ThreadPoolExecutor) -> None:
+    """Nobody waits for a stuck model longer than the deadline; while it hangs, new requests fail at once."""
+    model = GatedModel()
+    with Dispatcher("m", model.run, max_size=1, timeout=0.2) as dispatcher:
+        stuck = pool.submit(dispatcher.submit, tensor(0))
+        assert model.entered.wait(DEADLINE)
+        waiting = pool.submit(dispatcher.submit, tensor(1))
+        for future in (stuck, waiting):
+            with pytest.raises(ModelTimeout, match=r"did not answer within 0\.2 s"):
+                future.result(DEADLINE)
+        eventually(lambda: dispatcher.snapshot().state == "stalled")
+        assert "under way for" in dispatcher.snapshot().reason
+
+        started = time.monotonic()
+        with pytest.raises(ModelTimeout, match="is stuck"):
+            dispatcher.submit(tensor(2))
+        assert time.monotonic() - started < 0.1
+
+        model.gate.set()
+        eventually(lambda: dispatcher.snapshot().state == "ready")
+        assert dispatcher.submit(tensor(3)).outputs["doubled"][0] == 6
+    assert model.seen == [[0], [3]], "what its caller had given up was not computed"
+
+
+def test_close_reports_a_thread_that_is_stuck_in_the_model(pool: ThreadPoolExecutor) -> None:
+    """``close`` keeps its deadline and says that the thread is left; once the model returns, closing succeeds."""
+    model = GatedModel()
+    dispatcher = Dispatcher("m", model.run, timeout=0.1)
+    dispatcher.start()
+    stuck = pool.submit(dispatcher.submit, tensor(0))
+    assert model.entered.wait(DEADLINE)
+    started = time.monotonic()
+    assert dispatcher.close(timeout=0.1) is False
+    assert time.monotonic() - started < 1.0
+    with pytest.raises(ModelTimeout):
+        stuck.result(DEADLINE)
+    model.gate.set()
+    assert dispatcher.close() is True
+    assert dispatcher.snapshot().state == "closed"
+
+
+def test_close_refuses_what_is_queued(pool: ThreadPoolExecutor) -> None:
+    """A request that has not begun when the dispatcher closes is refused at once, not left to its deadline."""
+    model = GatedModel()
+    dispatcher = Dispatcher("m", model.run, max_size=1, timeout=DEADLINE)
+    dispatcher.start()
+    running = pool.submit(dispatcher.submit, tensor(0))
+    assert model.entered.wait(DEADLINE)
+    waiting = pool.submit(dispatcher.submit, tensor(1))
+    eventually(queued(dispatcher, 1))
+    closing = pool.submit(dispatcher.close)
+    with pytest.raises(ModelError, match="is closed"):
+        waiting.result(DEADLINE)
+    model.gate.set()
+    assert running.result(DEADLINE).outputs["doubled"][0] == 0
+    assert closing.result(DEADLINE) is True
+    assert dispatcher.close() is True
+
+
+def test_submit_needs_a_running_dispatcher() -> None:
+    """Before start and after close there is nobody to answer, and ``submit`` says so at once."""
+    dispatcher = Dispatcher("m", double)
+    with pytest.raises(ModelError, match="not started"):
+        dispatcher.submit(tensor(1))
+    assert dispatcher.close() is True
+    with pytest.raises(ModelError, match="closed"):
+        dispatcher.submit(tensor(1))
