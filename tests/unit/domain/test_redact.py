@@ -58,7 +58,10 @@ CASES = {
         "authorization: Digest ****\r\nCSeq: 2",
     ),
     "header without a scheme": ("Authorization: s3cret and more", "Authorization: ****"),
-    "header in a dict": ("{'Authorization': 'Basic dTpw', 'Accept': '*/*'}", "{'Authorization': 'Basic ****', 'Accept': '*/*'}"),
+    "header in a dict": (
+        "{'Authorization': 'Basic dTpw', 'Accept': '*/*'}",
+        "{'Authorization': 'Basic ****', 'Accept': '*/*'}",
+    ),
     "headers as byte pairs": ("[(b'authorization', b'Bearer xyz')]", "[(b'authorization', b'Bearer ****')]"),
     "API key header": ("{'X-API-Key': 'abc'}", "{'X-API-Key': '****'}"),
     "cookie": ("Cookie: session=abc; other=1", "Cookie: ****"),
@@ -147,7 +150,8 @@ def test_redact_is_idempotent_and_never_raises(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["a", "://", "://a/", "rtsp://a:b,", "@", "'x://", '"', "password=", "key", "%3A%2F%2F", "%3A", "Bearer ", "\\\"a", "a:", "rtsp://[", "&a", "Authorization: "],
+    ["a", "://", "://a/", "rtsp://a:b,", "@", "'x://", '"', "password=", "key",
+      "%3A%2F%2F", "%3A", "Bearer ", "\\\"a", "a:", "rtsp://[", "&a", "Authorization: "],
 )  # fmt: skip
 def test_redact_takes_linear_time(unit: str) -> None:
     """A hundred thousand characters of anything take well under a second of CPU: no pattern backtracks badly."""

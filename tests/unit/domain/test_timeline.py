@@ -61,10 +61,9 @@ def test_timeline_goes_on_across_a_reconnect() -> None:
 )
 def test_timeline_never_decreases(steps: list[tuple[float | None, float, bool]]) -> None:
     """Whatever the camera sends, stream time never goes back and never runs away from real time by more than a jump."""
-    timeline, now, last, frames = Timeline(), 0.0, 0.0, 0
-    for pts, elapsed, reconnected in steps:
+    timeline, now, last = Timeline(), 0.0, 0.0
+    for frames, (pts, elapsed, reconnected) in enumerate(steps, start=1):
         now += elapsed
-        frames += 1
         if reconnected:
             timeline.restart()
         stamped = timeline.stamp(pts, now)

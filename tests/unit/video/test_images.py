@@ -48,7 +48,7 @@ def expected_shapes(size: tuple[int, int]) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_yuv420p_views_the_decoders_own_planes(size: tuple[int, int]) -> None:
-    """A limited-range yuv420p frame is not copied: its views have the right shape, cannot be written to, and follow it."""
+    """A limited-range yuv420p frame is not copied: the views have its shape, follow it, and cannot be written to."""
     frame = filled(size, "yuv420p", (50, 60, 70))
     image = AvImage(frame)
     assert plane_shapes(image) == expected_shapes(size)
@@ -62,10 +62,11 @@ def test_yuv420p_views_the_decoders_own_planes(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(64, 48), (35, 33)])
 @pytest.mark.parametrize(
-    "pixel_format", ["yuvj420p", "nv12", "yuv422p", "yuv444p", "yuv420p10le", "gray", "yuv411p", "rgb24", "bgr24", "gbrp"]
+    "pixel_format",
+    ["yuvj420p", "nv12", "yuv422p", "yuv444p", "yuv420p10le", "gray", "yuv411p", "rgb24", "bgr24", "gbrp"],
 )  # fmt: skip
 def test_yuv420p_converts_other_formats_as_swscale_does(pixel_format: str, size: tuple[int, int]) -> None:
-    """Every other format comes out within rounding of the limited-range yuv420p that swscale makes of the same picture."""
+    """Every other format comes out within rounding of swscale's own limited-range yuv420p of that picture."""
     full = ColorRange.JPEG if pixel_format.startswith("yuvj") else ColorRange.MPEG
     image = AvImage(av_frame(size, pixel_format, full))
     assert plane_shapes(image) == expected_shapes(size)

@@ -93,7 +93,9 @@ def test_captured_at_believes_only_plausible_cameras(delay: float, believed: boo
     """A camera whose clock is off counts by receive time, and no picture is taken after it was received."""
     received = 1_700_000_000.0
     start = round((received - delay - 12.5) * 1e6)
-    assert captured_at(12.5, received, start) == pytest.approx(min(received - delay, received) if believed else received)
+    assert captured_at(12.5, received, start) == pytest.approx(
+        min(received - delay, received) if believed else received
+    )
 
 
 def test_captured_at_without_a_sender_report_is_the_receive_time() -> None:
@@ -113,6 +115,15 @@ def test_playback_holds_back_to_the_timestamps() -> None:
     playback.restart()
     assert playback.wait(5003.0, 101.0) == 0
     assert playback.wait(None, 101.0) == 0
+
+
+@pytest.mark.parametrize("hwaccel", ["cuda", "nonsense"])
+def test_missing_accelerator_is_refused_with_the_remedy(hwaccel: str) -> None:
+    """An accelerator that was asked for and cannot be had for this source is no silent fall-back to the CPU."""
+    source = PyAVSource("test:64x48", hwaccel=hwaccel)  # raw pictures: no device decodes them
+    with pytest.raises(StreamRefused, match=hwaccel) as caught:
+        source.open()
+    assert "decode.hwaccel: none" in caught.value.remedy
 
 
 def test_open_source_follows_the_backend() -> None:

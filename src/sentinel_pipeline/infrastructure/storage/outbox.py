@@ -112,7 +112,7 @@ class SqliteOutbox:
             return
         self._owner.acquire()
         try:
-            connection = open_database(self.path)
+            connection = open_database(self.path, timeout_s=self._deadline_s / 2)
             try:
                 self._retention.configure(connection)
                 self._reader = connect(self.path)

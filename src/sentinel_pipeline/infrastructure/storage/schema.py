@@ -78,27 +78,27 @@ def connect(path: Path, *, read_only: bool = False, timeout_s: float = 1.0) -> s
     )
 
 
-def open_database(path: Path) -> sqlite3.Connection:
+def open_database(path: Path, *, timeout_s: float = 1.0) -> sqlite3.Connection:
     """Return a writing connection to a sound, current outbox; create, migrate or replace the file as needed.
 
     A damaged file is moved aside and named in the log. Raises ``OutboxError`` when the place cannot be used, when the
     file belongs to another program, or when a newer release wrote it.
     """
     try:
-        return _open_checked(path)
+        return _open_checked(path, timeout_s)
     except sqlite3.DatabaseError as exc:
         if primary_code(exc) not in _DAMAGED:
             raise explain(exc, path) from exc
     aside = _set_aside(path)
     log.error("the outbox was damaged: it is set aside and a new one started", path=str(path), aside=str(aside))
     try:
-        return _open_checked(path)
+        return _open_checked(path, timeout_s)
     except sqlite3.Error as exc:
         raise explain(exc, path) from exc
 
 
-def _open_checked(path: Path) -> sqlite3.Connection:
-    connection = connect(path)
+def _open_checked(path: Path, timeout_s: float) -> sqlite3.Connection:
+    connection = connect(path, timeout_s=timeout_s)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         version = _recognise(connection, path)

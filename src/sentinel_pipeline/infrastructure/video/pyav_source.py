@@ -156,7 +156,7 @@ class PyAVSource:
                 hwaccel=accelerator,
             )
         except (av.error.FFmpegError, RuntimeError, ValueError, OSError) as exc:
-            failure = self._unanswered(limit) if limit.over else explain(exc, f"open {self._name}")
+            failure = self._unanswered(limit) if limit.over else self._explain_open(exc)
         else:
             if not limit.over:
                 return container
@@ -174,6 +174,15 @@ class PyAVSource:
                 f"hwaccel {self._hwaccel!r} is not available, only {known}", remedy="set decode.hwaccel: none"
             )
         return HWAccel(self._hwaccel, allow_software_fallback=False)
+
+    def _explain_open(self, exc: Exception) -> StreamError:
+        device_errors = (RuntimeError, av.error.PermissionError, av.error.ExternalError, av.error.UnknownError)
+        if self._hwaccel != "none" and isinstance(exc, device_errors):
+            return StreamRefused(
+                f"cannot decode {self._name} with hwaccel {self._hwaccel!r}",
+                remedy="check the device, its driver and the codec, or set decode.hwaccel: none",
+            )
+        return explain(exc, f"open {self._name}")
 
     def _choose_stream(self, container: InputContainer, source: AvInput) -> _Connection:
         if not container.streams.video:
