@@ -9,7 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, ColorTrc
 
 from sentinel_pipeline.domain.frame import Frame, Image, Pixels
 from sentinel_pipeline.infrastructure.video.images import AvImage, BgrImage
@@ -184,9 +184,9 @@ def test_letterboxed_frame_from_planes() -> None:
 
 
 def test_conversions_from_several_threads_agree() -> None:
-    """Eight threads convert one frame in different ways at once and all get what one thread gets."""
+    """Eight threads convert one frame in different ways at once: all get what one thread gets, and its tags stay."""
     frame = av_frame((320, 180), "yuv444p")
-    frame.colorspace = Colorspace.ITU709
+    frame.colorspace, frame.color_trc = Colorspace.ITU709, ColorTrc.BT709
     image, alone = AvImage(frame), AvImage(frame)
     wanted = (alone.bgr(), alone.rgb(64, 36), alone.yuv420p()[1])
     barrier = threading.Barrier(8)
@@ -198,4 +198,4 @@ def test_conversions_from_several_threads_agree() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(convert, range(8)))
-    assert frame.colorspace == Colorspace.ITU709
+    assert (frame.colorspace, frame.color_trc) == (Colorspace.ITU709, ColorTrc.BT709)

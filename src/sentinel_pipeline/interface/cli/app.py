@@ -120,6 +120,7 @@ def _add_asking(app: typer.Typer, program: Program) -> None:
 
 def _events(program: Program) -> typer.Typer:
     events = typer.Typer(help="Look into the outbox, and resend.", no_args_is_help=True, rich_markup_mode=None)
+
     @events.command("list")
     def list_(
         config: ConfigOption = None,
