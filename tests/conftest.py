@@ -88,6 +88,10 @@ PEERS = {
         lambda: Path("/usr/lib/nginx/modules/ngx_rtmp_module.so").exists(),
         "scripts/setup-test-peers as root",
     ),
+    "mosquitto": (
+        lambda: Path("/usr/sbin/mosquitto").exists() and shutil.which("mosquitto_sub") is not None,
+        "scripts/setup-test-peers as root",
+    ),
     "korean": (_has_korean_font, "apt-get install fontconfig fonts-nanum"),
     "torch": (_has_torch, "pip install 'sentinel-pipeline[torch]'"),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,12 @@ class LazyProgram:
         from sentinel_pipeline.demo import demo
 
         return demo(streams=streams, duration=duration, report=report)
+
+    def bench(self, wanted: Mapping[str, Any], *, seconds: float, verify: bool, report: Path | None) -> dict[str, Any]:
+        from sentinel_pipeline.bench.bench import bench
+        from sentinel_pipeline.bench.capacity import Workload
+
+        return bench(Workload(**wanted), seconds=seconds, verify=verify, report=report)
 
     def archive(self, path: Path) -> EventArchive:
         from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader

@@ -5,51 +5,56 @@ outbox → emitter (one delivery per sink) → models → streams → API
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event as Flag
-from types import FrameType
 from typing import Any
 
 import structlog
 from rich.console import Console
 
+from sentinel_pipeline.application.commands import Commands
 from sentinel_pipeline.application.event.delivery import DeliverySettings
 from sentinel_pipeline.application.event.emitter import EventEmitter
+from sentinel_pipeline.application.event.system_events import SystemEvents
 from sentinel_pipeline.application.pipeline.pipeline import Pipeline
 from sentinel_pipeline.application.ports import EventTransport, FrameSink, FrameSource
 from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.application.stream.manager import StreamManager
 from sentinel_pipeline.application.stream.worker import StreamWorker
-from sentinel_pipeline.domain.errors import SentinelError
+from sentinel_pipeline.domain.errors import ConfigError, OutboxError, SentinelError
+from sentinel_pipeline.domain.events import Event
+from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.settings import SinkSpec
 from sentinel_pipeline.domain.streams import PublishSpec, StreamSpec
+from sentinel_pipeline.domain.system_events import Outage, open_outages
 from sentinel_pipeline.domain.timeline import Timeline
 from sentinel_pipeline.infrastructure.inference.detector import ModelDetector, open_detector
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
+from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 from sentinel_pipeline.infrastructure.storage.place import ensure_place
+from sentinel_pipeline.infrastructure.transport.audience import AudienceWatch
 from sentinel_pipeline.infrastructure.transport.http_sink import HttpSink
 from sentinel_pipeline.infrastructure.transport.ws_sink import WebSocketSink
 from sentinel_pipeline.infrastructure.video.encoded_sink import EncodedSink
 from sentinel_pipeline.infrastructure.video.encoder import check_codec
 from sentinel_pipeline.infrastructure.video.ffmpeg_binary import ffmpeg_version, find_ffmpeg
+from sentinel_pipeline.infrastructure.video.jpeg import encode_jpeg
 from sentinel_pipeline.infrastructure.video.sources import open_source
 from sentinel_pipeline.interface.api.app import make_app
 from sentinel_pipeline.interface.api.server import ApiServer
 from sentinel_pipeline.interface.config import Config
+from sentinel_pipeline.interface.ending import Ending
 from sentinel_pipeline.interface.live import LiveTable
 from sentinel_pipeline.interface.logs import configure_logging
 from sentinel_pipeline.interface.report import ensure_writable, make_report, write_report
 
 log = structlog.get_logger(__name__)
 
-EXIT_WITHIN = 4.5  # seconds from the signal to the end, always; the promise is 5
+RECENT_EVENTS = 5000  # among which the last word on each stream and sink is looked for at the start
 
 
 class Running:
@@ -94,7 +99,7 @@ class Running:
 def running(config: Config) -> Iterator[Running]:
     """Build and start everything that ``config`` asks for; leaving takes it down. Raises ``SentinelError``."""
     started = time.monotonic()
-    ffmpeg = find_ffmpeg(config.runtime.ffmpeg) if any(s.publish for s in config.streams) else ""
+    ffmpeg = find_ffmpeg(config.runtime.ffmpeg) if needs_ffmpeg(config) else ""
     with ExitStack() as stack:
         outbox = stack.enter_context(
             SqliteOutbox(
@@ -104,15 +109,22 @@ def running(config: Config) -> Iterator[Running]:
                 when_full=config.outbox.when_full,
             )
         )
-        transports = {spec.id: make_transport(spec) for spec in config.sinks}
-        settings = {spec.id: DeliverySettings(spec.max_events, spec.max_wait) for spec in config.sinks}
+        commands = Commands(encode_jpeg)
+        transports = {spec.id: make_transport(spec, commands) for spec in config.sinks}
+        settings = {spec.id: delivery_settings(spec) for spec in config.sinks}
         emitter = stack.enter_context(EventEmitter(outbox, transports, settings))
+        streams_down, sinks_down = left_open(config.outbox.path)
+        events = stack.enter_context(
+            SystemEvents(emitter.emit, emitter.conditions, streams_down=streams_down, sinks_down=sinks_down)
+        )
         detectors = {
             spec.id: stack.enter_context(open_detector(spec))
             for spec in config.models
             if spec.id in used_models(config)
         }
-        manager = stack.enter_context(StreamManager(worker_factory(detectors, emitter, ffmpeg)))
+        audiences = stack.enter_context(AudienceWatch())
+        manager = stack.enter_context(StreamManager(worker_factory(detectors, events, audiences, ffmpeg)))
+        commands.open(manager)
         program = Running(manager, emitter, detectors, started)
         app = make_app(program.report, config.api.token)
         program.api_url = stack.enter_context(ApiServer(app, config.api.host, config.api.port)).url
@@ -121,7 +133,7 @@ def running(config: Config) -> Iterator[Running]:
 
 
 def worker_factory(
-    detectors: Mapping[str, ModelDetector], emitter: EventEmitter, ffmpeg: str
+    detectors: Mapping[str, ModelDetector], events: SystemEvents, audiences: AudienceWatch, ffmpeg: str
 ) -> Callable[[StreamSpec], StreamWorker]:
     """Return what makes the worker of a stream."""
 
@@ -130,28 +142,80 @@ def worker_factory(
             return EncodedSink(publish, spec.id, ffmpeg)
 
         detector = detectors[spec.analyse.detect.model] if spec.analyse else None
-        return Pipeline(spec, detector, sink, emitter.emit, health)
+        own = events.stream(spec.id)
+        audience = audiences.follow(spec.publish.watch) if spec.publish and spec.publish.watch else None
+        return Pipeline(spec, detector, sink, own.emit, health, own, audience)
 
     def worker(spec: StreamSpec) -> StreamWorker:
         timeline = Timeline()  # stream time goes on across the connections of a stream
 
-        def source() -> FrameSource:
-            return open_source(spec.decode, spec.source, timeline=timeline)
+        def source(health: StreamHealth) -> FrameSource:
+            return open_source(
+                spec.decode,
+                spec.source,
+                timeline=timeline,
+                idle=lambda: health.idle,
+                on_packet=health.received.tick,
+                ffmpeg=ffmpeg,
+            )
 
         return StreamWorker(spec, open_source=source, make_pipeline=pipeline)
 
     return worker
 
 
-def make_transport(spec: SinkSpec) -> EventTransport:
-    """Return the transport of a sink."""
+def left_open(outbox: Path) -> tuple[dict[str, Outage], dict[str, Outage]]:
+    """Return what was down when the program last ended, streams and sinks: so that their ends are told, once."""
+    try:
+        newest = [Event.from_wire(stored.body) for stored in OutboxReader(outbox).list(RECENT_EVENTS)]
+    except (OutboxError, ValueError) as exc:
+        log.warning("what was down before the start is not known", reason=redact(str(exc)))
+        return {}, {}
+    return open_outages(newest)
+
+
+def make_transport(spec: SinkSpec, commands: Commands) -> EventTransport:
+    """Return the transport of a sink. Raises ``ConfigError`` when the library that it needs is not installed."""
+    if spec.type == "mqtt":
+        return make_mqtt_sink(spec)
     if spec.type == "http":
         return HttpSink(
             spec.url, headers=spec.headers, timeout=spec.timeout, format=spec.format, verify=spec.verify_tls
         )
     return WebSocketSink(
-        spec.url, headers=spec.headers, verify=spec.verify_tls, open_timeout=spec.timeout, ack_timeout=spec.timeout
+        spec.url,
+        headers=spec.headers,
+        verify=spec.verify_tls,
+        open_timeout=spec.timeout,
+        ack_timeout=spec.timeout,
+        commands=commands.run,
+        allow_commands=spec.allow_commands,
     )
+
+
+def make_mqtt_sink(spec: SinkSpec) -> EventTransport:
+    """Return an MQTT sink. Raises ``ConfigError`` when the extra ``brokers`` is not installed."""
+    try:
+        from sentinel_pipeline.infrastructure.transport.mqtt_sink import MqttSink
+    except ImportError as exc:
+        raise ConfigError(
+            f"the sink {spec.id} needs a library that is not installed: {exc.name}",
+            remedy="pip install 'sentinel-pipeline[brokers]'",
+        ) from exc
+    return MqttSink(spec.url, timeout=spec.timeout, verify=spec.verify_tls, discovery=spec.discovery)
+
+
+def delivery_settings(spec: SinkSpec) -> DeliverySettings:
+    """Return how a sink is served; the loop's own time limit must not cut off what the sink's ``timeout`` allows.
+
+    One send is up to three attempts to connect, send and hear the answer, each with that timeout, and waits between.
+    """
+    return DeliverySettings(spec.max_events, spec.max_wait, send_timeout=max(120.0, 9 * spec.timeout + 10.0))
+
+
+def needs_ffmpeg(config: Config) -> bool:
+    """Return whether a child ffmpeg will be needed: to publish, and to read what PyAV cannot."""
+    return any(stream.publish or stream.source.startswith("srt://") for stream in config.streams)
 
 
 def used_models(config: Config) -> frozenset[str]:
@@ -170,26 +234,41 @@ def preflight(config: Config) -> Sequence[tuple[str, SentinelError]]:
         except SentinelError as exc:
             faults.append((where, exc))
 
-    if any(stream.publish for stream in config.streams):
+    if needs_ffmpeg(config):
         attempt("runtime.ffmpeg", lambda: ffmpeg_version(find_ffmpeg(config.runtime.ffmpeg)))
     for codec in sorted({stream.publish.codec for stream in config.streams if stream.publish}):
         attempt("publish.codec", lambda codec=codec: check_codec(codec))  # type: ignore[misc]
     for spec in config.models:
         attempt(f"models.{spec.id}", lambda spec=spec: open_detector(spec).close())  # type: ignore[misc]
+    commands = Commands(encode_jpeg)
+    for sink in config.sinks:
+        attempt(f"sinks.{sink.id}", lambda sink=sink: make_transport(sink, commands))  # type: ignore[misc]
     attempt("outbox.path", lambda: ensure_place(config.outbox.path))
     return faults
 
 
-def run(config: Config, *, duration: float | None = None, report: Path | None = None, notes: Sequence[str] = ()) -> int:
+def run(config: Config, *, duration: float | None = None, report: Path | None = None) -> int:
     """Run ``config`` until SIGTERM, SIGINT or the end of ``duration`` seconds; return the exit code."""
+    with Ending() as ending:
+        return run_until(ending, config, duration=duration, report=report)
+
+
+def run_until(
+    ending: Ending,
+    config: Config,
+    *,
+    duration: float | None = None,
+    report: Path | None = None,
+    notes: Sequence[str] = (),
+) -> int:
+    """Run ``config`` until ``ending`` is asked for or ``duration`` seconds are over; return the exit code."""
     configure_logging(config.runtime.log_format, config.runtime.log_level)
     if report is not None:
         ensure_writable(report)
-    stop = Flag()
-    with ending_in_time(stop), running(config) as program:
+    with running(config) as program:
         log.info("running", streams=len(config.streams), sinks=len(config.sinks), api=program.api_url)
-        watch(program, stop, duration, notes)
-        arm_exit()
+        watch(program, ending.asked, duration, notes)
+        ending.begin()
         final = program.finish()
         if report is not None:
             write_report(report, final)
@@ -216,42 +295,3 @@ def watch(program: Running, stop: Flag, duration: float | None, notes: Sequence[
         while not wait(10.0):
             sys.stdout.buffer.write(orjson.dumps(program.report(), option=orjson.OPT_APPEND_NEWLINE))
             sys.stdout.flush()
-
-
-@contextmanager
-def ending_in_time(stop: Flag) -> Iterator[None]:
-    """Set ``stop`` at SIGTERM or SIGINT, and end the process ``EXIT_WITHIN`` seconds later whatever still hangs.
-
-    A library call that never returns (a model, a driver) cannot be interrupted from Python; its thread would keep the
-    process alive for ever. By then the outbox has every accepted event on disk, and FFmpeg children end at the end of
-    their input.
-    """
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if not stop.is_set():
-            stop.set()
-            arm_exit()
-        elif number == signal.SIGINT:
-            os._exit(130)  # the second Ctrl-C: somebody is in a hurry
-
-    def on_alarm(_: int, __: FrameType | None) -> None:
-        sys.stderr.write("sentinel: something still hangs and is left behind\n")
-        sys.stderr.flush()
-        os._exit(0)
-
-    handlers = {signal.SIGTERM: on_signal, signal.SIGINT: on_signal, signal.SIGALRM: on_alarm}
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        if len(threading.enumerate()) == 1:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        # Otherwise the alarm stays armed: the interpreter still has to wait for what hangs.
-
-
-def arm_exit() -> None:
-    """Start the countdown to the forced end, once."""
-    if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
-        signal.setitimer(signal.ITIMER_REAL, EXIT_WITHIN)

@@ -10,16 +10,17 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import structlog
 import yaml
 
-from sentinel_pipeline.bootstrap import run
+from sentinel_pipeline.bootstrap import run_until
 from sentinel_pipeline.domain.errors import SentinelError
 from sentinel_pipeline.infrastructure.video.ffmpeg_binary import find_ffmpeg
 from sentinel_pipeline.interface.config import load_config
+from sentinel_pipeline.interface.ending import Ending
 from sentinel_pipeline.interface.logs import configure_logging
 from sentinel_pipeline.lab.receivers import HttpReceiver, WebSocketReceiver
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
@@ -37,13 +38,17 @@ def demo(*, streams: int, duration: float | None, report: Path | None) -> int:
     """Run the demo until Ctrl-C or the end of ``duration`` seconds; return the exit code."""
     configure_logging("auto", "warning")
     ffmpeg = find_ffmpeg(None)
-    with ExitStack() as stack:
+    with Ending() as ending, ExitStack() as stack:
+        clip = stack.enter_context(as_file(files("sentinel_pipeline.assets") / CLIP))
         relay = stack.enter_context(_relay())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sentinel-demo-")))
         http = stack.enter_context(HttpReceiver())
         websocket = stack.enter_context(WebSocketReceiver())
         for number in range(1, streams + 1):
-            stack.enter_context(_camera(ffmpeg, relay.url(f"camera{number}"), start=(number - 1) * 7 % CLIP_SECONDS))
+            if ending.asked.is_set():
+                return 0
+            start = (number - 1) * 7 % CLIP_SECONDS
+            stack.enter_context(playing(ffmpeg, clip, relay.url(f"camera{number}"), start))
             relay.wait_for_publisher(f"camera{number}", timeout=10.0)
         config = folder / "sentinel.yaml"
         config.write_text(
@@ -52,7 +57,7 @@ def demo(*, streams: int, duration: float | None, report: Path | None) -> int:
         urls = [relay.url(f"annotated{number}") for number in range(1, streams + 1)]
         notes = ["", *(f"[bold]watch[/bold]  ffplay -rtsp_transport tcp {url}" for url in urls)]
         notes += [f"[dim]events go to {http.url} and {websocket.url}; Ctrl-C ends[/dim]"]
-        code = run(load_config(config, {}), duration=duration, report=report, notes=notes)
+        code = run_until(ending, load_config(config, {}), duration=duration, report=report, notes=notes)
         log.info("received", http=http.count, websocket=websocket.count)
     return code
 
@@ -103,11 +108,10 @@ def _relay() -> Iterator[RtspRelay]:
 
 
 @contextmanager
-def _camera(ffmpeg: str, url: str, start: int) -> Iterator[None]:
-    """Play the footage into the relay, over and over, as a camera would."""
-    with_clip = files("sentinel_pipeline.assets") / CLIP
+def playing(ffmpeg: str, footage: Path, url: str, start: int = 0) -> Iterator[None]:
+    """Play ``footage`` from second ``start`` into an RTSP server, over and over, as a camera would."""
     command = [ffmpeg, "-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-stream_loop", "-1", "-ss", str(start)]
-    command += ["-i", str(with_clip), "-an", "-c", "copy", "-f", "rtsp", "-rtsp_transport", "tcp", url]
+    command += ["-i", str(footage), "-an", "-c", "copy", "-f", "rtsp", "-rtsp_transport", "tcp", url]
     player = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from sentinel_pipeline.domain.errors import SentinelError
+from sentinel_pipeline.domain.errors import ConfigError, SentinelError
 from sentinel_pipeline.interface.api.app import make_app
 from sentinel_pipeline.interface.api.client import ask_status
-from sentinel_pipeline.interface.api.server import ApiServer
+from sentinel_pipeline.interface.api.server import ApiServer, bind
 
 REPORT: dict[str, Any] = {
     "streams": {"gate": {"state": "RUNNING"}, "yard": {"state": "FAILED"}},
@@ -90,3 +90,34 @@ def test_api_client_says_what_answers() -> None:
         ask_status("127.0.0.1", int(server.url.rpartition(":")[2]), "")
     with serve({"sinks": {}}) as server, pytest.raises(SentinelError, match="not sentinel"):  # type: ignore[arg-type]
         ask_status("127.0.0.1", int(server.url.rpartition(":")[2]), "")
+
+
+@pytest.mark.parametrize("report", [{"streams": {}}, {"streams": 5, "sinks": {}, "models": {}, "process": {}}])
+def test_status_tells_another_programs_answer(report: dict[str, Any]) -> None:
+    """An answer that lacks parts of the report is not taken for one."""
+    with serve(report) as server, pytest.raises(SentinelError, match="is not sentinel"):
+        ask_status("127.0.0.1", int(server.url.rpartition(":")[2]), "")
+
+
+def test_status_refuses_a_token_that_no_header_can_carry() -> None:
+    """It says so, instead of blaming whoever answers."""
+    with pytest.raises(ConfigError, match="characters that HTTP cannot carry"):
+        ask_status("127.0.0.1", 1, "p\u00e4ss")
+
+
+def test_api_says_that_a_host_name_is_impossible() -> None:
+    """Not a traceback: one sentence with the remedy."""
+    with pytest.raises(SentinelError, match="not the name of a host"):
+        bind("\u00e4..b", 0)
+
+
+def test_api_own_failure_is_a_problem_document() -> None:
+    """A report that cannot be made is answered with 500 and problem details, without the exception's text."""
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("secret inside")
+
+    with ApiServer(make_app(broken, ""), "127.0.0.1", 0) as server:
+        reply = get(server, "/api/v1/status")
+    assert (reply.status_code, reply.headers["content-type"]) == (500, "application/problem+json")
+    assert "secret" not in reply.text

@@ -62,7 +62,7 @@ def bodies_by_key(requests: list[Arrival]) -> dict[str, set[bytes]]:
 
 def test_delivery_loses_nothing_while_both_ends_fail(tmp_path: Path) -> None:
     """Five kill -9 and a receiver that fails in many ways: all accepted events arrive, in order, copies by key only."""
-    randomness = random.Random(7)  # noqa: S311 - where to kill, not a secret
+    randomness = random.Random(7)
     accepted: list[str] = []
     path = tmp_path / "outbox.db"
     with FaultyHttpServer() as server:

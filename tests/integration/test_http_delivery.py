@@ -312,6 +312,28 @@ def test_stop_ends_a_waiting_retry_at_once() -> None:
         assert (answers, len(server.requests)) == ([False], 1)
 
 
+def test_stop_during_a_wait_makes_no_further_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The back-off is already being waited out when the client is stopped: nothing is sent any more."""
+    waiting = threading.Event()
+    with FaultyHttpServer(then=Reply(503)) as server:
+        client = _client(server.url, retry_base=30.0, retry_max=30.0)
+        wait = client._stopping.wait
+
+        def noticed(timeout: float | None = None) -> bool:
+            waiting.set()
+            return wait(timeout)
+
+        monkeypatch.setattr(client._stopping, "wait", noticed)
+        client.start()
+        sender = threading.Thread(target=client.send_events, args=(EVENTS,))
+        sender.start()
+        assert waiting.wait(5.0)
+        client.stop()
+        sender.join(5.0)
+        assert not sender.is_alive()
+        assert len(server.requests) == 1
+
+
 def test_a_cancelled_send_leaves_nothing_behind() -> None:
     """Cancelling in mid-request ends at once; the client works on afterwards."""
 
@@ -391,3 +413,16 @@ def test_sink_sends_a_batch_under_its_key() -> None:
         asyncio.run(work(server))
         (request,) = server.requests
         assert (request.key, request.path) == ("batch-7", "/in?site=4")
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_receiver_that_quotes_our_credentials_does_not_leak_them(post: Post, status: int) -> None:
+    """The answer's text is shown, without the token, the API key and the password that we sent."""
+    body = b"token tok-12345 of user, key key-67890 and sig-abcdef were refused"
+    headers = {"Authorization": "Bearer tok-12345", "X-Key": "key-67890"}
+    with (
+        FaultyHttpServer(then=Reply(status, body=body)) as server,
+        pytest.raises(TransportError) as caught,
+    ):
+        post(f"{server.url}?sig=sig-abcdef", headers=headers, max_retries=1)
+    assert "token **** of user, key **** and **** were refused" in str(caught.value)

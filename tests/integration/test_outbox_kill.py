@@ -65,7 +65,7 @@ def run_and_kill(path: Path, name: str, lines: int) -> list[str]:
 def test_outbox_loses_nothing_acknowledged_to_kill_9(tmp_path: Path) -> None:
     """Ten kills at random points: no acknowledged event is missing, order holds, and the next owner starts at once."""
     path = tmp_path / "outbox.db"
-    randomness = random.Random(20261124)  # noqa: S311 - where to kill, not a secret
+    randomness = random.Random(20261124)
     acknowledged: list[str] = []
     for kill in range(10):
         acknowledged += run_and_kill(path, f"k{kill}", lines=randomness.randrange(1, 250))

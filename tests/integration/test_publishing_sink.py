@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from sentinel_pipeline.infrastructure.video.canvas import planes_of
 from sentinel_pipeline.infrastructure.video.drawing import ALARM, PAPER
 from sentinel_pipeline.infrastructure.video.encoded_sink import EncodedSink
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
-from support.peers import gstreamer_recorder, nginx_rtmp
+from support.peers import free_port, gstreamer_recorder, nginx_rtmp
 from support.pictures import drive, drive_command, frame
 
 pytestmark = pytest.mark.ffmpeg
@@ -203,3 +205,31 @@ def test_close_is_idempotent_and_final(tmp_path: Path) -> None:
         assert time.monotonic() - started < 3.0
         sink.write(frame(640, 360), NOTHING, 99)
         assert sink.report().state == "stopped"
+
+
+def test_an_srt_listener_takes_the_stream(tmp_path: Path) -> None:
+    """FFmpeg's SRT listener receives the published stream as MPEG-TS."""
+    url, target = f"srt://127.0.0.1:{free_port()}", tmp_path / "received.ts"
+    listen = ["ffmpeg", "-nostdin", "-loglevel", "error", "-y", "-i", f"{url}?mode=listener", "-frames:v", "20"]
+    sink = EncodedSink(PublishSpec(url, fps=25.0), "gate", "ffmpeg")
+    try:
+        drive_command(
+            lambda slot: sink.write(frame(320, 180), NOTHING, slot), [*listen, "-c", "copy", str(target)], fps=25.0
+        )
+    finally:
+        sink.close()
+    assert [(planes.y.shape[1], planes.y.shape[0]) for planes in _decode(target)][:10] == [(320, 180)] * 10
+
+
+def test_a_closed_sink_frees_its_encoder_at_once(tmp_path: Path) -> None:
+    """An encoder has megabytes of buffers: they go with the sink, not whenever the garbage collector runs."""
+    sink = EncodedSink(PublishSpec(str(tmp_path / "out.mp4")), "gate", "ffmpeg")
+    sink.write(frame(640, 360), NOTHING, 0)
+    sink.close()
+    gone = weakref.ref(sink)
+    gc.disable()
+    try:
+        del sink
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -347,3 +347,22 @@ def test_an_http_server_at_the_address() -> None:
     """A plain web server answers the handshake with an error page: retried, with its status."""
     with FaultyHttpServer(then=Reply(404)) as server, pytest.raises(DeliveryError, match="answered 501"):
         _with_sink(server.url.replace("http", "ws"), _send_once)
+
+
+@pytest.mark.parametrize("take", [0, 1])
+def test_a_server_that_quotes_our_credentials_does_not_leak_them(take: int) -> None:
+    """The closing reason is shown, without the password and the query's token."""
+    session = Session(hello=True, ack=True, take=take, code=1011, reason="user:p@ss-word and sig-abcdef refused")
+    with FaultyWebSocketServer(then=session) as server, structlog.testing.capture_logs() as logs:
+        url = server.url.replace("ws://", "ws://user:p%40ss-word@") + "?sig=sig-abcdef"
+
+        async def use(sink: WebSocketSink) -> None:
+            with pytest.raises(TransportError) as caught:
+                await _send_once(sink)
+            said.append(str(caught.value))
+
+        said: list[str] = []
+        _with_sink(url, use)
+    shown = said[0] + str(logs)
+    assert "**** and **** refused" in shown
+    assert not any(secret in shown for secret in ("p@ss-word", "sig-abcdef"))

@@ -330,7 +330,7 @@ class FaultyWebSocketServer(_Recorder):
             message = json.loads(await connection.recv())
             taken += 1
             self._note(partial(self.messages.append, message))
-            if session.ack and taken != session.take:
+            if session.ack and "events" in message and taken != session.take:
                 await self._acknowledge(connection, session, [event["event_id"] for event in message["events"]])
         if session.code is None:
             connection.transport.abort()

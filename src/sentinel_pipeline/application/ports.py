@@ -37,9 +37,10 @@ class FrameSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SinkReport:
-    """How a publishing output is doing. ``state``: starting, running, retrying, stopped."""
+class OutputReport:
+    """How one URL of a sink is doing. ``url`` is redacted; the counters are in pictures."""
 
+    url: str
     state: str
     reason: str = ""
     published: int = 0
@@ -47,11 +48,39 @@ class SinkReport:
     dropped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whether somebody watches. ``reason``: why that is not known, empty when it is; then it counts as watched."""
+
+    watched: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkReport:
+    """How publishing is doing. ``state``: starting, running, retrying, stopped; the worst of all outputs.
+
+    published: pictures that at least one output has taken. dropped: pictures that no output has taken.
+    restarts: of all outputs. audience: None where nobody asks who watches.
+    """
+
+    state: str
+    reason: str = ""
+    published: int = 0
+    restarts: int = 0
+    dropped: int = 0
+    outputs: tuple[OutputReport, ...] = ()
+    audience: Audience | None = None
+
+
 class FrameSink(Protocol):
     """Takes pictures at a constant rate and publishes them; no method waits for the network."""
 
-    def write(self, frame: Frame, overlay: Overlay, slot: int) -> None:
-        """Draw, encode and hand over one picture. ``slot`` counts output intervals (1/fps) and never repeats."""
+    def write(self, frame: Frame, overlay: Overlay, slot: int, *, alone: bool = False) -> None:
+        """Draw, encode and hand over one picture. ``slot`` counts output intervals (1/fps) and never repeats.
+
+        alone: whoever begins to watch with this picture must be able to decode it.
+        """
         ...
 
     def report(self) -> SinkReport:
@@ -71,10 +100,14 @@ class Detector(Protocol):
         """Class names; ``Detections.class_id`` is an index into them."""
         ...
 
-    def detect(self, frame: Frame, *, confidence: float, iou: float) -> tuple[Detections, dict[str, float]]:
+    def detect(
+        self, frame: Frame, *, confidence: float, iou: float, expires_at: float | None = None
+    ) -> tuple[Detections, dict[str, float]]:
         """Return the boxes in source pixels, and milliseconds per step (``wait``, ``infer``).
 
-        Raises ``ModelError`` (``ModelTimeout`` when the deadline has passed); never blocks longer than its deadline.
+        expires_at: monotonic seconds after which looking at the frame is no use any more. Raises ``ModelBusy`` when its
+        turn has not come by then, else ``ModelError`` (``ModelTimeout`` when the model's own deadline has passed);
+        never blocks longer than that.
         """
         ...
 

@@ -42,7 +42,7 @@ class Retry:
     def failed(self, lived_s: float) -> float | None:
         """Return the seconds to wait after a failure, or None when ``max_retries`` failures in a row are reached.
 
-        ``lived_s``: how long the attempt was healthy before it failed; 0 when it never was.
+        ``lived_s``: how long the attempt was well before it failed; 0 when it never was.
         """
         if lived_s >= self._healthy_after:
             self._delays = backoff(self._base_delay, self._max_delay, self._jitter)

@@ -28,5 +28,6 @@ class BuiltinModel:
 
 BUILTIN_MODELS: dict[str, BuiltinModel] = {
     "nanodet-g-416": BuiltinModel("yolov8", COCO_LABELS),
+    "nanodet-g-416-int8": BuiltinModel("yolov8", COCO_LABELS),
     "centerface": BuiltinModel("centerface", ("face",)),
 }

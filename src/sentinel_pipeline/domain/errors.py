@@ -8,7 +8,9 @@ SentinelError                      one sentence; ``remedy`` says what to do abou
 │   └── StreamEnded                the camera closed the stream
 ├── PublishError                   an output failed; worth another try
 ├── ModelError                     the model cannot be loaded, or an inference failed
+│   ├── ModelBusy                  the picture grew too old before its turn came: not run, the model is well
 │   └── ModelTimeout               an inference did not come back in time
+├── CommandRefused                 a server asked for something that cannot be done
 ├── OutboxError                    events cannot be stored durably
 │   └── OutboxFull                 the configured bound is reached and the policy is ``refuse``
 └── TransportError                 one attempt to deliver a batch failed
@@ -72,8 +74,16 @@ class ModelError(SentinelError):
     """A model file cannot be used, or an inference failed."""
 
 
+class ModelBusy(ModelError):
+    """A picture was not looked at: it had grown too old when its turn came. The model is well, and too busy."""
+
+
 class ModelTimeout(ModelError):
     """An inference did not come back within its deadline."""
+
+
+class CommandRefused(SentinelError):
+    """A command from a server cannot be carried out; the message is the answer."""
 
 
 class OutboxError(SentinelError):

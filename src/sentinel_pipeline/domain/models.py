@@ -17,7 +17,8 @@ class ModelSpec:
     family, labels, resize, input_size: None takes the built-in model's, the file's or the family's own; ``labels`` is
     ``"coco"``, the path of a file with one name a line, or the names. ``input_size`` is (width, height) in pixels.
     tensorrt: let ``device: auto`` try TensorRT first (building an engine takes minutes and memory).
-    max_size, max_wait: rows per batch across streams, and seconds that an incomplete batch waits for more.
+    max_size, max_wait: most rows per batch across streams, and most seconds that an incomplete batch waits for more.
+    max_size None: 8 on a GPU, 1 on a CPU, where a batch costs as much as its pictures one by one.
     sha256: hex digest the file must have. Models are trusted input: TorchScript and ``.pt2`` files can run code.
     threads: CPU threads of one inference. timeout: seconds after which a caller stops waiting for its result.
     """
@@ -29,7 +30,7 @@ class ModelSpec:
     labels: str | tuple[str, ...] | None = None
     device: Device = "auto"
     tensorrt: bool = False
-    max_size: int = 8
+    max_size: int | None = None
     max_wait: float = 0.005
     sha256: str | None = None
     resize: Resize | None = None

@@ -11,13 +11,20 @@ class Pacer:
     A picture goes out at once in the slot nearest to its arrival, so that a camera at the output rate has no waiting
     and no repeats in spite of jitter of up to half an interval. A slot that stays empty gets the last picture again
     half an interval later. Slots never repeat and never go back.
+
+    The grid follows the mean arrival by up to half an interval either way: where the first picture happened to come
+    late, the jitter of all later ones would otherwise lie across the border of two slots. It follows no further, so
+    that a camera whose clock is off is repeated or skipped now and then and the output stays in step with real time.
     """
+
+    _FOLLOW = 0.05  # share of each deviation by which the grid moves
 
     _BEHIND = 1.0  # seconds; further behind than that (a suspended machine) slots are skipped, not filled
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
         self._start: float | None = None
+        self._shift = 0.0  # of the grid, in intervals, within half an interval
         self._next = 0
         self.skipped = 0
 
@@ -28,19 +35,22 @@ class Pacer:
         """
         if self._start is None:
             self._start = now
-        return self._take(floor((now - self._start) * self._fps + 0.5))
+        place = (now - self._start) * self._fps - self._shift
+        slot = floor(place + 0.5)
+        self._shift = min(max(self._shift + self._FOLLOW * (place - slot), -0.5), 0.5)
+        return self._take(slot)
 
     def due(self, now: float) -> range:
         """Return the slots that must be filled with the last picture by now."""
         if self._start is None:
             return range(0)
-        return self._take(floor((now - self._start) * self._fps - 1.0 + 1e-6))
+        return self._take(floor((now - self._start) * self._fps - self._shift - 1.0 + 1e-6))
 
     def wait(self, now: float) -> float | None:
         """Return the seconds until ``due`` has something to say; None before the first picture."""
         if self._start is None:
             return None
-        return max(0.0, self._start + (self._next + 1.0) / self._fps - now)
+        return max(0.0, self._start + (self._next + self._shift + 1.0) / self._fps - now)
 
     def _take(self, slot: int) -> range:
         if slot < self._next:
@@ -51,3 +61,27 @@ class Pacer:
             first = slot
         self._next = slot + 1
         return range(first, slot + 1)
+
+
+class Thinning:
+    """Says which slots a picture is worth encoding for: all while somebody watches, else one in ``every`` seconds.
+
+    That one keeps the path alive at the media server, which can only say who watches a path that is there. Pure; slots
+    come in increasing order. One thread only.
+
+    alone: whether the picture wanted last must be decodable alone: nobody has the one before it, or it is long ago.
+    """
+
+    def __init__(self, fps: float, every: float = 2.0) -> None:
+        self._step = max(1, round(fps * every))
+        self._last: int | None = None
+        self._watched = True
+        self.alone = False
+
+    def wants(self, slot: int, *, watched: bool) -> bool:
+        """Return whether to encode a picture for ``slot``, and take it as done."""
+        if not watched and self._last is not None and slot - self._last < self._step:
+            return False
+        self.alone = not (watched and self._watched)
+        self._last, self._watched = slot, watched
+        return True

@@ -149,7 +149,7 @@ def _value(text: str, found: re.Match[str], *, header: bool) -> tuple[int, int]:
         end = _span_end(_CLOSED_BY[found["quote"].lstrip("bu")], text, start)
     elif not header or (scheme and _ONE_WORD_SCHEME.match(scheme[0])):
         end = _span_end(_BARE_VALUE, text, scheme.end() if scheme else start)
-        end = start + len(text[start:end].rstrip(",;)]}"))
+        end = start + len(text[start:end].rstrip(",;:)]}"))
         if text[start:end][:1] in ("{", "["):
             end = start
     else:

@@ -57,10 +57,62 @@ class MotionGate:
         return pts - self._moved_at <= self._spec.hold
 
 
+class Idleness:
+    """Says when key frames are enough: once the motion gate has been closed for ``hold`` seconds of stream time.
+
+    Without ``enabled`` they never are. The wait spares a camera whose scene moves now and then the switching back and
+    forth, each of which decodes the group of pictures around it. One thread only.
+    """
+
+    def __init__(self, hold: float, *, enabled: bool) -> None:
+        self._hold, self._enabled = hold, enabled
+        self._closed_at: float | None = None
+
+    def after(self, pts: float, *, open_gate: bool) -> bool:
+        """Return whether key frames are enough from now on; ``pts``: stream time of the picture that the gate saw."""
+        if open_gate or not self._enabled:
+            self._closed_at = None
+            return False
+        if self._closed_at is None:
+            self._closed_at = pts
+        return pts - self._closed_at >= self._hold
+
+
+class SceneClock:
+    """Stream time less the stretches in which nothing moved: then nobody gets older. One thread stops and starts it.
+
+    ``at`` is safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._still: tuple[float, float | None] = (0.0, None)  # seconds stood still so far; since when it stands
+
+    def at(self, pts: float) -> float:
+        """Return what the clock shows at stream time ``pts`` (seconds)."""
+        stood, since = self._still
+        return (pts if since is None else min(pts, since)) - stood
+
+    def stop(self, pts: float) -> bool:
+        """Stand still from ``pts`` on; return whether it went until now."""
+        stood, since = self._still
+        if since is None:
+            self._still = (stood, pts)
+        return since is None
+
+    def start(self, pts: float) -> None:
+        """Go on at ``pts``."""
+        stood, since = self._still
+        if since is not None:
+            self._still = (stood + pts - since, None)
+
+
 def shrink(plane: Pixels, width: int = 160) -> Pixels:
     """Return ``plane`` (H, W) reduced to about ``width`` columns by averaging whole blocks; free of aliasing."""
     block = max(1, plane.shape[1] // width)
     rows, columns = plane.shape[0] // block * block, plane.shape[1] // block * block
-    blocks = plane[:rows, :columns].reshape(rows // block, block, columns // block, block)
-    small: Pixels = blocks.mean(axis=(1, 3)).astype(np.uint8)
+    # In two steps, each along contiguous memory: an eighth of the time of a mean over both axes of a 4-D view at once.
+    lines = plane[:rows, :columns].reshape(rows // block, block, columns)
+    sums = lines.sum(axis=1, dtype=np.uint16 if block <= 257 else np.uint32)  # 257 * 255 is the most that fits
+    blocks = sums.reshape(rows // block, columns // block, block).sum(axis=2, dtype=np.uint32)
+    small: Pixels = (blocks // (block * block)).astype(np.uint8)
     return small

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-SinkType = Literal["http", "websocket"]
+SinkType = Literal["http", "websocket", "mqtt"]
 SinkFormat = Literal["json", "cloudevents"]
+CommandName = Literal["snapshot", "restart_stream", "ping"]
+COMMANDS: tuple[str, ...] = get_args(CommandName)  # what a server may ask for
 WhenFull = Literal["drop_oldest", "refuse"]
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -21,6 +23,7 @@ class SinkSpec:
     url, headers: may carry credentials, so they are not in ``repr``. A websocket has format ``json``.
     max_events: most events in one batch. max_wait: seconds that an event waits for company.
     timeout: seconds per attempt.
+    allow_commands: what a websocket's server may ask for. discovery: Home Assistant's discovery prefix, for mqtt.
     """
 
     id: str
@@ -32,6 +35,8 @@ class SinkSpec:
     timeout: float = 10.0
     format: SinkFormat = "json"
     verify_tls: bool = True
+    allow_commands: tuple[str, ...] = ()
+    discovery: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from sentinel_pipeline.domain.geometry import Point
 class StreamState(StrEnum):
     """The life of a stream."""
 
-    CONNECTING = "CONNECTING"  # first try, or a try after a wait
+    CONNECTING = "CONNECTING"  # first try
     RUNNING = "RUNNING"  # frames arrive
-    RECONNECTING = "RECONNECTING"  # lost, or not there yet; the next try is scheduled
+    RECONNECTING = "RECONNECTING"  # lost, or not there yet; the next try is scheduled or under way
     FAILED = "FAILED"  # the camera refuses (password, path): retried slowly, or given up when max_retries is set
     STOPPED = "STOPPED"  # by the operator
 
@@ -43,7 +43,11 @@ def move(old: StreamState, new: StreamState) -> StreamState:
 
 @dataclass(frozen=True, slots=True)
 class DecodeSpec:
-    """How to read a camera. Time-outs in seconds; ``buffer_size`` in frames."""
+    """How to read a camera. Time-outs in seconds; ``buffer_size`` in frames.
+
+    skip: ``nonref`` leaves out the pictures that no other refers to; ``idle`` decodes key frames only while the motion
+    gate has been closed for its ``hold``, and needs that gate. With the backend pyav only.
+    """
 
     backend: Literal["pyav", "opencv"] = "pyav"
     transport: Literal["tcp", "udp"] = "tcp"
@@ -51,6 +55,7 @@ class DecodeSpec:
     read_timeout: float = 5.0
     buffer_size: int = 2
     hwaccel: str = "none"
+    skip: Literal["none", "nonref", "idle"] = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,12 @@ class AnalyseSpec:
 
 @dataclass(frozen=True, slots=True)
 class PublishSpec:
-    """Where and how the picture is republished. ``size`` None keeps the source's; ``bitrate`` in bit/s."""
+    """Where and how the picture is republished. ``size`` None keeps the source's; ``bitrate`` in bit/s.
+
+    also: further URLs that get the same packets.
+    when: with ``watched``, only a key frame now and then goes out while nobody watches, as far as ``watch`` tells: the
+    URLs that are asked for it, and may carry credentials.
+    """
 
     url: str = field(repr=False)
     fps: float = 25.0
@@ -155,6 +165,14 @@ class PublishSpec:
     bitrate: int = 2_000_000
     overlay: bool = True
     on_signal_loss: Literal["hold", "stop"] = "hold"
+    also: tuple[str, ...] = field(default=(), repr=False)
+    when: Literal["always", "watched"] = "always"
+    watch: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All URLs, the main one first."""
+        return (self.url, *self.also)
 
 
 @dataclass(frozen=True, slots=True)

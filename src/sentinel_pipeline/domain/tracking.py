@@ -76,13 +76,20 @@ class Tracker:
     def __init__(self, spec: TrackSpec) -> None:
         self._spec = spec
         self._followed: list[_Followed] = []
+        self._untracked: tuple[Track, ...] = ()
         self._next_id = 1
+        self._now = 0.0
 
     def update(self, found: Detections, labels: Sequence[str], now: float) -> tuple[Track, ...]:
         """Return the objects of this picture, in the order of ``found``. ``now``: stream time in seconds."""
         names = [labels[int(c)] for c in found.class_id]
+        self._now = now
         if not self._spec.enabled:
-            return tuple(self._untracked(found, i, name, now) for i, name in enumerate(names))
+            tracks = [
+                Track(None, name, float(found.score[i]), _floats(found.xyxy[i]), now) for i, name in enumerate(names)
+            ]
+            self._untracked = tuple(tracks) or self._untracked
+            return tuple(tracks)
         self._followed = [f for f in self._followed if now - f.seen <= self._spec.lost_after]
         owner: dict[int, _Followed] = {}
         free = list(self._followed)
@@ -94,6 +101,11 @@ class Tracker:
                 owner[i] = self._begin(found, i, name, now)
             tracks.append(owner[i].track())
         return tuple(tracks)
+
+    def present(self, within: float) -> tuple[Track, ...]:
+        """Return the objects of the last picture, and those last seen at most ``within`` seconds before it."""
+        known = [f.track() for f in self._followed] if self._spec.enabled else self._untracked
+        return tuple(track for track in known if self._now - track.seen <= within)
 
     def _match(
         self,
@@ -127,10 +139,6 @@ class Tracker:
         self._next_id += 1
         self._followed.append(followed)
         return followed
-
-    @staticmethod
-    def _untracked(found: Detections, i: int, name: str, now: float) -> Track:
-        return Track(None, name, float(found.score[i]), _floats(found.xyxy[i]), now)
 
 
 def _floats(box: Floats) -> Xyxy:

@@ -54,10 +54,14 @@ def stream_table(streams: Mapping[str, Report]) -> Table:
         state = Text(stream["state"], STATE_STYLES.get(stream["state"], ""))
         if stream["reason"]:
             state.append(f"  {stream['reason']}", "dim")
+        elif stream.get("idle"):
+            state.append("  nothing moves: key frames only", "dim")
         publish = stream.get("publish")
         published = Text(str(stream["frames_published"]))
         if publish and publish["reason"]:
             published.append(f"  {publish['state']}: {publish['reason']}", "yellow")
+        elif publish and publish["audience"] and not publish["audience"]["watched"]:
+            published.append("  nobody watches", "dim")
         table.add_row(
             stream_id,
             state,

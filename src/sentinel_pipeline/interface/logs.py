@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -35,6 +36,16 @@ def configure_logging(log_format: LogFormat = "auto", level: LogLevel = "info") 
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _log_thread_end
+
+
+def _log_thread_end(args: threading.ExceptHookArgs) -> None:
+    """Python's own hook prints the traceback as it is, with whatever a foreign exception carries."""
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread is not None else ""
+        info = (args.exc_type, args.exc_value, args.exc_traceback)
+        structlog.get_logger(__name__).error("a thread ended by an exception", thread=name, exc_info=info)
 
 
 class _ToStructlog(logging.Handler):
@@ -57,6 +68,18 @@ def _format_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {
-        key: redact(value) if isinstance(value, str) else value for key, value in event.items() if value is not None
-    }
+    return {key: _clean(value) for key, value in event.items() if value is not None}
+
+
+def _clean(value: Any) -> Any:
+    """Redact text wherever it hides; what is no JSON value (an exception, a path) becomes text first."""
+    match value:
+        case str():
+            return redact(value)
+        case bool() | int() | float() | None:
+            return value
+        case Mapping():
+            return {str(key): _clean(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_clean(item) for item in value]
+    return redact(str(value))

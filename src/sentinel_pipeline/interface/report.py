@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import psutil
 
-from sentinel_pipeline.domain.errors import ConfigError
+from sentinel_pipeline.domain.errors import ConfigError, SentinelError
 from sentinel_pipeline.domain.events import iso
 
 Section = Mapping[str, Mapping[str, Any]]
@@ -55,5 +55,10 @@ def ensure_writable(path: Path) -> None:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the report as indented JSON."""
-    path.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    """Write the report as indented JSON. Raises ``SentinelError`` when the disk refuses."""
+    try:
+        path.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as exc:
+        raise SentinelError(
+            f"the report cannot be written to {path}: {exc.strerror}", remedy="free space there, or name another file"
+        ) from exc

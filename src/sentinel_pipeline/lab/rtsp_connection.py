@@ -146,5 +146,9 @@ class RtspConnection(asyncio.BufferedProtocol):
 
     def _answer(self, request: Request) -> None:
         response = self._session.answer(request)
-        if response is not None:
+        if response is None:
+            return
+        if self._session.answer_delay_s:
+            self._loop.call_later(self._session.answer_delay_s, self.write, response.encode())
+        else:
             self.write(response.encode())

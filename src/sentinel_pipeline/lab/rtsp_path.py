@@ -9,6 +9,7 @@ from enum import Enum
 
 import structlog
 
+from sentinel_pipeline.lab.rtp_rewriting import Impairment, Splice
 from sentinel_pipeline.lab.rtsp_link import Link, Packet
 from sentinel_pipeline.lab.rtsp_player import Player
 from sentinel_pipeline.lab.sdp import Description
@@ -34,12 +35,16 @@ class Misbehaviour:
 
     muted: requests get no answer.  refused: the status that requests get instead of an answer, or None.
     publisher_stalled: the publisher's connection is not read any more.
+    answer_delay_s: how long each answer takes.
+    substitute: the path whose packets players get, and whose description new players are shown; None: its own.
     """
 
     media: Media = Media.FLOWS
     muted: bool = False
     refused: int | None = None
     publisher_stalled: bool = False
+    answer_delay_s: float = 0.0
+    substitute: RelayPath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,10 @@ class RelayPath:
         self.name = name
         self.publication: Publication | None = None
         self.faults = Misbehaviour()
+        self.impairment = Impairment(name)
         self.players: list[Player] = []
+        self._splice = Splice()
+        self._stands_in_for: list[RelayPath] = []
         self._on_change = on_change
         self._packets_in = self._bytes_in = self._packets_out = self._dropped = 0
         self._noise = random.Random(name)  # noqa: S311 - noise, the same in every run; no secret
@@ -83,6 +91,12 @@ class RelayPath:
     def publishing(self) -> bool:
         """Whether there is something to play."""
         return self.publication is not None and self.publication.live
+
+    @property
+    def description(self) -> Description | None:
+        """What new players are told that the path carries; None when there is nothing to play."""
+        shown = self.faults.substitute or self
+        return shown.publication.description if shown.publication is not None and shown.publishing else None
 
     def info(self) -> PathInfo:
         """Return the situation and the counters."""
@@ -137,7 +151,8 @@ class RelayPath:
 
     def greet(self, player: Player) -> None:
         """Send the latest sender reports, which place RTP time on the wall clock; the next may be seconds away."""
-        if self.publication is not None and player in self.players and self.faults.media is Media.FLOWS:
+        plain = self.faults.media is Media.FLOWS and self.faults.substitute is None
+        if self.publication is not None and player in self.players and plain:
             self._count(*player.deliver(list(self.publication.reports.values())))
 
     def forward(self, publication: Publication, batch: Sequence[Packet]) -> None:
@@ -147,6 +162,15 @@ class RelayPath:
             self._bytes_in += len(packet.sized) - 2
             if packet.rtcp and len(packet.sized) > 3 and packet.sized[3] == _SENDER_REPORT:
                 publication.reports[packet.track] = packet
+        for path in self._stands_in_for:
+            path.emit(self, [packet for packet in batch if not packet.rtcp])  # its reports tell of another clock
+        if self.faults.substitute is None:
+            self.emit(self, batch)
+
+    def emit(self, source: RelayPath, batch: Sequence[Packet]) -> None:
+        """Send packets, the own ones or those of a substitute, to the players, as the path's faults have it."""
+        batch = [packet if packet.rtcp else self._splice.join(source, packet) for packet in batch]
+        batch = self.impairment.apply(batch)
         match self.faults.media:
             case Media.FLOWS:
                 self._deliver(batch)
@@ -163,6 +187,14 @@ class RelayPath:
             for player in self.players:
                 player.mend()
         self.faults.media = media
+
+    def substitute(self, other: RelayPath | None) -> None:
+        """Show players the packets of another path from now on, without a word; None: its own again."""
+        if self.faults.substitute is not None:
+            self.faults.substitute._stands_in_for.remove(self)
+        self.faults.substitute = other
+        if other is not None:
+            other._stands_in_for.append(self)
 
     def _deliver(self, batch: Sequence[Packet]) -> None:
         for player in self.players:

@@ -124,7 +124,7 @@ class RtspRelay:
 
     def faults(self, name: str) -> PathFaults:
         """Return the commands that make a path misbehave."""
-        return PathFaults(functools.partial(self._on_path, name.strip("/")))
+        return PathFaults(functools.partial(self._on_path, name.strip("/")), self._server.context.path)
 
     def mute_all(self) -> None:
         """Accept TCP connections and answer no request at all, whatever the path; what plays already goes on."""

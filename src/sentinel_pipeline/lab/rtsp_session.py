@@ -61,6 +61,7 @@ class RtspSession:
         self._link = link
         self._nonce = secrets.token_hex(16)
         self._unanswered = False  # a request was swallowed on purpose: the client is kept waiting
+        self.answer_delay_s = 0.0  # how late the last answer should be
         self._handlers: dict[str, Callable[[Request], _Reply]] = {
             "OPTIONS": self._options,
             "ANNOUNCE": self._announce,
@@ -155,6 +156,7 @@ class RtspSession:
 
     def _misbehave(self, request: Request) -> None:
         path = self._path or self._asked_for(request)
+        self.answer_delay_s = path.faults.answer_delay_s if path is not None else 0.0
         if self._relay.muted or (path is not None and path.faults.muted):
             raise _Swallowed
         if path is not None and path.faults.refused is not None and request.method not in _NEVER_REFUSED:
@@ -201,11 +203,12 @@ class RtspSession:
 
     def _describe(self, request: Request) -> _Reply:
         path = self._relay.find(path_name(url_rest(request.url)))
-        if path is None or path.publication is None or not path.publishing:
+        description = path.description if path is not None else None
+        if description is None:
             raise _Refused(404)
         # The slash at the end matters: clients append the track's name to it (RFC 2326 section C.1.1).
         headers = (("Content-Base", base_url(request.url)), ("Content-Type", "application/sdp"))
-        return headers, path.publication.description.sdp
+        return headers, description.sdp
 
     def _setup(self, request: Request) -> _Reply:
         if self._state not in {State.INIT, State.READY}:

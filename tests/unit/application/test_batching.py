@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sentinel_pipeline.application.pipeline.batching import Dispatcher, RecentCallers, Row, batch_due
-from sentinel_pipeline.domain.errors import ModelError, ModelTimeout
+from sentinel_pipeline.application.pipeline.batching import Dispatcher, Row
+from sentinel_pipeline.application.pipeline.turns import Callers, Gaps
+from sentinel_pipeline.domain.errors import ModelBusy, ModelError, ModelTimeout
 
 DEADLINE = 5.0
 
@@ -55,46 +54,15 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
+class NeverShort(Gaps):
+    """Finds waiting for the others worth all the time there is."""
+
+    def window(self, missing: int, max_wait: float) -> float:  # noqa: ARG002 - as inherited
+        return max_wait
+
+
 def queued(dispatcher: Dispatcher, count: int) -> Callable[[], bool]:
     return lambda: len(dispatcher._queue) == count
-
-
-@pytest.mark.parametrize(
-    ("queue", "age", "callers", "expected"),
-    [
-        pytest.param(0, 0.0, 3, None, id="nothing queued"),
-        pytest.param(1, 0.0, 1, 0.0, id="a single caller never waits"),
-        pytest.param(1, 0.0, 3, 0.005, id="others may come"),
-        pytest.param(2, 0.002, 3, 0.003, id="the rest of the wait"),
-        pytest.param(3, 0.0, 3, 0.0, id="everybody has asked"),
-        pytest.param(1, 0.006, 3, 0.0, id="waited long enough"),
-        pytest.param(4, 0.0, 50, 0.0, id="full"),
-        pytest.param(1, 0.0, 0, 0.0, id="nobody else known"),
-    ],
-)
-def test_batch_due_table(queue: int, age: float, callers: int, expected: float | None) -> None:
-    """A batch is due when it is full, when every caller has asked, or when the oldest has waited long enough."""
-    due = batch_due(queue, age, callers, max_size=4, max_wait=0.005)
-    assert due == (None if expected is None else pytest.approx(expected))
-
-
-@given(st.integers(1, 20), st.floats(0, 1), st.integers(0, 20), st.integers(1, 16), st.floats(0, 0.1))
-def test_batch_due_never_waits_longer_than_asked(queue: int, age: float, callers: int, size: int, wait: float) -> None:
-    """No request is ever held back beyond ``max_wait``."""
-    due = batch_due(queue, age, callers, size, wait)
-    assert due is not None
-    assert 0 <= due <= max(0.0, wait - age)
-
-
-def test_recent_callers_forgets_the_silent() -> None:
-    """A stream that stopped asking is no longer waited for after the window."""
-    callers = RecentCallers(window=1.0)
-    callers.note(1, 10.0)
-    callers.note(2, 10.8)
-    callers.note(2, 10.9)
-    assert callers.count(11.0) == 2
-    assert callers.count(11.5) == 1
-    assert callers.count(20.0) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"max_size": 0}, {"max_wait": -1.0}, {"timeout": 0.0}])
@@ -139,7 +107,7 @@ def test_two_callers_within_max_wait_share_a_batch() -> None:
         ThreadPoolExecutor(1) as yard,
         Dispatcher("m", model.run, max_wait=DEADLINE, timeout=2 * DEADLINE) as dispatcher,
     ):
-        dispatcher._callers = RecentCallers(window=60.0)
+        dispatcher._callers, dispatcher._gaps = Callers(window=60.0), NeverShort()
         gate.submit(dispatcher.submit, tensor(1)).result(DEADLINE)
         early = yard.submit(dispatcher.submit, tensor(2))
         eventually(queued(dispatcher, 1))
@@ -150,7 +118,7 @@ def test_two_callers_within_max_wait_share_a_batch() -> None:
 
 
 def test_a_fast_caller_does_not_overtake_a_slow_one(pool: ThreadPoolExecutor) -> None:
-    """Requests run in order of arrival: a caller that asks again at once stands behind everybody else."""
+    """Who was served longest ago is next: a caller that asks again at once stands behind everybody else."""
     model = GatedModel()
     with Dispatcher("m", model.run, max_size=1) as dispatcher:
 
@@ -166,6 +134,79 @@ def test_a_fast_caller_does_not_overtake_a_slow_one(pool: ThreadPoolExecutor) ->
         hurried.result(DEADLINE)
         slow.result(DEADLINE)
     assert model.seen == [[1], [100], [2], [3]]
+
+
+def test_a_caller_whose_request_grew_too_old_keeps_its_turn(pool: ThreadPoolExecutor) -> None:
+    """Replacing an old request by a newer one costs no place: what was not served goes before what was."""
+    model = GatedModel()
+    with (
+        ThreadPoolExecutor(1) as patient,
+        ThreadPoolExecutor(1) as hasty,
+        Dispatcher("m", model.run, max_size=1) as dispatcher,
+    ):
+        model.gate.set()
+        hasty.submit(dispatcher.submit, tensor(1)).result(DEADLINE)
+        patient.submit(dispatcher.submit, tensor(2)).result(DEADLINE)
+        model.gate.clear()
+        model.entered.clear()
+        running = pool.submit(dispatcher.submit, tensor(3))
+        assert model.entered.wait(DEADLINE)
+        old = hasty.submit(dispatcher.submit, tensor(4), expires_at=time.monotonic() + 0.05)
+        with pytest.raises(ModelBusy):
+            old.result(DEADLINE)
+        later = patient.submit(dispatcher.submit, tensor(5))
+        eventually(queued(dispatcher, 1))
+        newer = hasty.submit(dispatcher.submit, tensor(6))
+        eventually(queued(dispatcher, 2))
+        model.gate.set()
+        for future in (running, later, newer):
+            future.result(DEADLINE)
+    assert model.seen == [[1], [2], [3], [6], [5]]
+
+
+def test_a_request_that_expires_in_the_queue_is_not_run_and_is_counted(pool: ThreadPoolExecutor) -> None:
+    """At its deadline a waiting request comes back as too old, long before the time-out; the model never sees it."""
+    model = GatedModel()
+    with Dispatcher("m", model.run, max_size=1, timeout=DEADLINE) as dispatcher:
+        running = pool.submit(dispatcher.submit, tensor(0))
+        assert model.entered.wait(DEADLINE)
+        started = time.monotonic()
+        with pytest.raises(ModelBusy, match="grew too old before its turn"):
+            dispatcher.submit(tensor(1), expires_at=started + 0.05)
+        assert 0.05 <= time.monotonic() - started < 1.0
+        state = dispatcher.snapshot()
+        assert (state.state, state.expired) == ("ready", 1)
+        model.gate.set()
+        running.result(DEADLINE)
+        assert dispatcher.submit(tensor(2), expires_at=time.monotonic() + DEADLINE).outputs["doubled"][0] == 4
+    assert model.seen == [[0], [2]]
+    assert dispatcher.snapshot().expired == 1
+
+
+def test_a_request_that_is_already_too_old_is_never_run() -> None:
+    """A picture that is past its deadline when it arrives is refused as too old, and the next one is served."""
+    model = GatedModel()
+    model.gate.set()
+    with Dispatcher("m", model.run) as dispatcher:
+        for _ in range(20):
+            with pytest.raises(ModelBusy):
+                dispatcher.submit(tensor(1), expires_at=time.monotonic() - 1.0)
+        assert dispatcher.submit(tensor(2)).outputs["doubled"][0] == 4
+        assert dispatcher.snapshot().expired == 20
+    assert model.seen == [[2]]
+
+
+def test_a_request_that_expires_while_it_runs_gets_its_answer(pool: ThreadPoolExecutor) -> None:
+    """What the model has begun is paid for: its answer is taken although the deadline passes meanwhile."""
+    model = GatedModel()
+    with Dispatcher("m", model.run, timeout=DEADLINE) as dispatcher:
+        expires_at = time.monotonic() + 0.1
+        running = pool.submit(dispatcher.submit, tensor(1), expires_at=expires_at)
+        assert model.entered.wait(DEADLINE)
+        eventually(lambda: time.monotonic() > expires_at + 0.02)
+        model.gate.set()
+        assert running.result(DEADLINE).outputs["doubled"][0] == 2
+        assert dispatcher.snapshot().expired == 0
 
 
 def test_tensors_of_another_shape_get_a_batch_of_their_own(pool: ThreadPoolExecutor) -> None:

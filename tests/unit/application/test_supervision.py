@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
+from collections.abc import Callable
 from threading import Event as Flag
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 
@@ -57,6 +60,43 @@ def test_supervision_gives_up_after_max_retries() -> None:
     assert (len(tries), last) == (3, ["try 3"])
 
 
+def test_supervision_does_not_count_a_stall_as_life() -> None:
+    """A camera that sends one picture and then stalls, again and again, is given up: the stall was not life."""
+    last: list[str] = []
+
+    def run(alive: Callable[[], None]) -> None:
+        alive()
+        Flag().wait(0.05)
+        raise StreamStalled("nothing more")
+
+    retry = Retry(0.001, max_retries=2, healthy_after=0.04)
+    stop = Flag()
+    watch = Timer(5, stop.set)
+    watch.start()
+    supervise(run, retry, stop, failed=lambda _: 0.0, given_up=lambda e: last.append(str(e)))
+    watch.cancel()
+    watch.join()
+    assert last == ["nothing more"]
+
+
+def test_supervision_starts_over_after_a_good_life() -> None:
+    """A camera that has worked for long enough has all its retries again."""
+    lives = 0
+
+    def run(alive: Callable[[], None]) -> None:
+        nonlocal lives
+        lives += 1
+        alive()
+        Flag().wait(0.05 if lives < 4 else 0.0)
+        alive()
+        raise StreamEnded("over")
+
+    supervise(
+        run, Retry(0.001, max_retries=1, healthy_after=0.04), Flag(), failed=lambda _: 0.0, given_up=lambda _: None
+    )
+    assert lives == 4
+
+
 class HangingSource:
     """A source whose library call ignores every time-out, as a C library may: only the test lets it go."""
 
@@ -82,7 +122,7 @@ def test_supervision_watchdog_does_not_depend_on_the_library() -> None:
     capture = Capture("x", source, lambda _: None, DecodeSpec(open_timeout=0.1, read_timeout=0.1))
     capture._JOIN = 0.05
     started = time.monotonic()
-    with pytest.raises(StreamStalled, match=r"0\.1 s"):
+    with pytest.raises(StreamStalled, match=r"0\.2 s"):
         capture.run(lambda: None)
     assert time.monotonic() - started < 2.0
     source.let_go.set()
@@ -101,6 +141,55 @@ def test_supervision_interrupt_ends_a_capture_that_hangs() -> None:
     assert not runner.is_alive()
     source.let_go.set()
     assert source.closed.wait(5)
+
+
+class UnclosableSource(HangingSource):
+    """A source that fails, and fails again when it is closed."""
+
+    def open(self) -> None:
+        raise StreamError("no route")
+
+    def close(self) -> None:
+        raise ValueError("a bug in close")
+
+
+def test_supervision_survives_a_source_that_cannot_be_closed() -> None:
+    """An error while closing ends the capture at once, with a reason, not at the watchdog's time."""
+    started = time.monotonic()
+    with pytest.raises(StreamError, match="a bug in close"):
+        Capture("x", UnclosableSource(), lambda _: None, DecodeSpec()).run(lambda: None)
+    assert time.monotonic() - started < 2.0
+
+
+class LostSource(HangingSource):
+    """A source whose error is still known to the call that raised it, as it is in PyAV's."""
+
+    def open(self) -> None:
+        pass
+
+    def read(self) -> Frame:
+        failure = StreamEnded("over")
+        raise failure
+
+
+def test_supervision_lets_a_lost_source_go_at_once() -> None:
+    """Decoder and pictures of a lost connection are freed with it, not whenever the garbage collector runs."""
+    source = LostSource()
+    gone = weakref.ref(source)
+    stop = Flag()
+
+    def run(_: Callable[[], None]) -> None:
+        nonlocal source
+        capture = Capture("x", source, lambda _: None, DecodeSpec())
+        del source
+        capture.run(lambda: None)
+
+    gc.disable()
+    try:
+        supervise(run, Retry(0.001, max_retries=0), stop, failed=lambda _: 0.0, given_up=lambda _: None)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class RefusingSource(HangingSource):
@@ -136,7 +225,7 @@ def test_supervision_names_the_state_of_a_failure(error: StreamError, state: Str
     """A refused login fails and is repeated rarely, a lost network reconnects; the reason is kept."""
     worker = StreamWorker(
         StreamSpec("x", "rtsp://h", reconnect=ReconnectSpec(base_delay=30)),
-        open_source=lambda: RefusingSource(error),
+        open_source=lambda _: RefusingSource(error),
         make_pipeline=lambda *_: NoPipeline(),  # type: ignore[arg-type, return-value]
     )
     worker.health.move(StreamState.CONNECTING)
@@ -146,7 +235,7 @@ def test_supervision_names_the_state_of_a_failure(error: StreamError, state: Str
 
 def test_supervision_404_after_frames_is_a_loss() -> None:
     """A server that has shown the stream before and answers 404 now has lost its camera."""
-    worker = StreamWorker(spec("x"), open_source=HangingSource, make_pipeline=lambda *_: NoPipeline())  # type: ignore[arg-type, return-value]
+    worker = StreamWorker(spec("x"), open_source=lambda _: HangingSource(), make_pipeline=lambda *_: NoPipeline())  # type: ignore[arg-type, return-value]
     worker.health.move(StreamState.CONNECTING)
     worker.health.move(StreamState.RUNNING)
     worker._ran = True
@@ -170,7 +259,7 @@ def test_supervision_manager_stops_every_stream_together() -> None:
         made.append(stream.id)
         return StreamWorker(
             stream,
-            open_source=lambda: RefusingSource(StreamError("no route")),
+            open_source=lambda _: RefusingSource(StreamError("no route")),
             make_pipeline=lambda *_: NoPipeline(),  # type: ignore[arg-type, return-value]
         )
 
@@ -183,6 +272,73 @@ def test_supervision_manager_stops_every_stream_together() -> None:
         assert time.monotonic() - started < 2.0
         assert {s["state"] for s in manager.snapshot().values()} == {"STOPPED"}
     assert made == ["a", "b", "a"]
+
+
+class Slow(NoPipeline):
+    """A pipeline that takes its time to end, and says when it is asked to."""
+
+    def __init__(self) -> None:
+        self.asked, self.let_go, self.started = Flag(), Flag(), Flag()
+
+    def start(self) -> None:
+        self.started.set()
+
+    def close(self) -> None:
+        self.asked.set()
+
+    def join(self, deadline: float) -> bool:
+        return self.let_go.wait(max(0.0, deadline - time.monotonic()))
+
+
+def test_supervision_stop_wins_against_a_change_under_way() -> None:
+    """Streams that ``apply`` was about to start when the program stopped are not left running."""
+    pipelines: dict[str, Slow] = {}
+
+    def make(stream: StreamSpec) -> StreamWorker:
+        slow = pipelines.setdefault(stream.source, Slow())
+        source = RefusingSource(StreamError("no route"))
+        return StreamWorker(stream, open_source=lambda _: source, make_pipeline=lambda *_: slow)  # type: ignore[arg-type, return-value]
+
+    manager = StreamManager(make)
+    manager.apply([spec("a", "old")])
+    change = Thread(target=manager.apply, args=([spec("a", "new"), spec("b", "other")],))
+    change.start()
+    assert pipelines["old"].asked.wait(5)  # apply waits for the old stream to end
+    stopping = Thread(target=manager.stop)
+    stopping.start()
+    pipelines["old"].let_go.set()
+    change.join(5)
+    stopping.join(5)
+    assert not change.is_alive()
+    assert not stopping.is_alive()
+    running = [key for key, slow in pipelines.items() if slow.started.is_set() and not slow.asked.is_set()]
+    for slow in pipelines.values():
+        slow.let_go.set()
+    manager.close()
+    assert running == []
+
+
+def test_supervision_two_restarts_leave_one_stream() -> None:
+    """Restarts that come together follow each other, so that no stream runs without its manager knowing it."""
+    made: list[StreamWorker] = []
+
+    def make(stream: StreamSpec) -> StreamWorker:
+        source = RefusingSource(StreamError("no route"))
+        made.append(StreamWorker(stream, open_source=lambda _: source, make_pipeline=lambda *_: NoPipeline()))  # type: ignore[arg-type, return-value]
+        return made[-1]
+
+    manager = StreamManager(make)
+    manager.apply([spec("a")])
+    together = [Thread(target=manager.restart, args=("a",)) for _ in range(4)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join(5)
+    alive = [worker for worker in made if worker._thread.is_alive()]
+    manager.close()
+    for worker in made:
+        worker.stop()
+    assert len(alive) == 1
 
 
 def test_supervision_health_reports_the_contract() -> None:

@@ -363,7 +363,7 @@ BROKEN = [
         "streams: {gate: {source: 'test:'}}\nsinks: {live: {url: 'wss://h/x'}} # <-",
         "sinks.live.type",
         "`type` is missing",
-        "http or websocket",
+        "http, mqtt or websocket",
     ),
     (
         "misspelt type of a sink",
@@ -579,8 +579,6 @@ def test_config_names_all_faults_at_once(problems: Problems) -> None:
 UNSUPPORTED = [
     ("streams.gate.analyse.modules", "analyse: {detect: {model: people}, modules: [{use: 'a.b:C'}]}"),
     ("streams.gate.privacy", "privacy: {blur: [face]}"),
-    ("streams.gate.publish.when", "publish: {url: 'rtsp://h/x', when: watched}"),
-    ("streams.gate.decode.skip", "decode: {skip: nonkey}"),
     ("streams.gate.decode.hwaccel", "decode: {hwaccel: vaapi}"),
 ]
 

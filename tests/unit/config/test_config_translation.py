@@ -161,7 +161,7 @@ def test_config_every_setting_of_a_stream_arrives(full: Config, tmp_path: Path) 
     assert (gate.analyse.fps, gate.analyse.max_age) == (2.5, 1.0)
     assert dataclasses.astuple(gate.analyse.motion) == (True, 0.1, 5.0)
     assert dataclasses.astuple(gate.analyse.track) == (False, 4.0)
-    assert dataclasses.astuple(gate.decode) == ("opencv", "udp", 3.0, 2.0, 3, "none")
+    assert dataclasses.astuple(gate.decode) == ("opencv", "udp", 3.0, 2.0, 3, "none", "none")
     assert dataclasses.astuple(gate.reconnect) == (0.5, 60.0, 7)
     assert pattern == StreamSpec("pattern", "test:1280x720@10")
 

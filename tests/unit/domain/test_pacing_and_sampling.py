@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_pipeline.domain.pacing import Pacer
-from sentinel_pipeline.domain.sampling import MotionGate, Sampler, shrink
+from sentinel_pipeline.domain.pacing import Pacer, Thinning
+from sentinel_pipeline.domain.sampling import Idleness, MotionGate, Sampler, shrink
 from sentinel_pipeline.domain.streams import MotionSpec
 
 
@@ -35,6 +37,28 @@ def test_pacing_same_rate_publishes_at_once_without_repeats() -> None:
     jitter = [0.0, 0.015, -0.01, 0.018, -0.015] * 10
     arrivals = [i / 25 + 0.1 + (j if i else 0) for i, j in enumerate(jitter)]
     assert play(Pacer(25), arrivals, 2.09) == [(t, i) for i, t in enumerate(arrivals)]
+
+
+def test_pacing_is_not_bound_to_a_late_first_picture() -> None:
+    """Where the first picture came late, the grid moves to the others: soon each has a slot of its own again."""
+    rng = random.Random(3)
+    arrivals = [0.018, *(i / 25 + rng.uniform(-0.012, 0.012) for i in range(1, 500))]
+    pacer, unused = Pacer(25), []
+    for i, now in enumerate(arrivals):
+        pacer.due(now - 1e-3)
+        if not pacer.arrive(now):
+            unused.append(i)
+    assert [i for i in unused if i > 60] == []
+    assert pacer.skipped == 0
+
+
+def test_pacing_stays_in_step_with_real_time() -> None:
+    """A camera whose clock is off by half a per cent does not drag the output along: slots stay with the clock."""
+    for camera_fps in (24.875, 25.125):
+        arrivals = [i / camera_fps for i in range(int(camera_fps * 600))]
+        written = play(Pacer(25), arrivals, 600.0)
+        assert [slot for _, slot in written] == list(range(len(written)))
+        assert len(written) == pytest.approx(600 * 25, abs=3)
 
 
 @pytest.mark.parametrize("camera_fps", [5, 10, 12.5, 25, 30, 60])
@@ -101,9 +125,73 @@ def test_sampling_motion_gate_ignores_noise() -> None:
     assert opened == [True] + [False] * 19
 
 
-def test_sampling_shrink_averages() -> None:
-    """Shrinking keeps the mean, and drops what does not fill a block."""
-    plane = np.arange(325 * 641, dtype=np.uint32).reshape(325, 641).astype(np.uint8)
-    small = shrink(plane, 160)
-    assert small.shape == (81, 160)
-    assert small[0, 0] == int(plane[:4, :4].mean())
+@pytest.mark.parametrize(
+    ("size", "width", "shape"),
+    [
+        ((325, 641), 160, (81, 160)),
+        ((1080, 1920), 160, (90, 160)),
+        ((90, 160), 160, (90, 160)),
+        ((45, 80), 160, (45, 80)),
+    ],
+)
+def test_sampling_shrink_averages(size: tuple[int, int], width: int, shape: tuple[int, int]) -> None:
+    """Shrinking gives the mean of each block exactly and drops what fills none, also from planes with padding."""
+    plane = np.random.default_rng(5).integers(0, 256, (size[0], size[1] + 7), dtype=np.uint8)[:, : size[1]]
+    small = shrink(plane, width)
+    block = size[1] // width or 1
+    whole = plane[: shape[0] * block, : shape[1] * block].reshape(shape[0], block, shape[1], block)
+    assert small.shape == shape
+    assert np.array_equal(small, whole.mean(axis=(1, 3)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("columns", [256, 257, 258, 300])
+def test_sampling_shrink_does_not_overflow(columns: int) -> None:
+    """The largest blocks of white stay white, on both sides of where 16 bits end."""
+    assert shrink(np.full((columns, columns), 255, np.uint8), 1).tolist() == [[255]]
+
+
+def test_sampling_idleness_waits_and_ends_at_once() -> None:
+    """Key frames are enough once the gate has been closed for ``hold``; motion ends that with the same picture."""
+    idleness = Idleness(3.0, enabled=True)
+    assert [idleness.after(t, open_gate=False) for t in (0.0, 2.0, 2.9, 3.0, 60.0)] == [False, False, False, True, True]
+    assert not idleness.after(62.0, open_gate=True)
+    assert [idleness.after(t, open_gate=False) for t in (64.0, 66.9, 67.0)] == [False, False, True]
+
+
+def test_sampling_idleness_can_be_off() -> None:
+    """Where every picture is wanted, stillness changes nothing."""
+    idleness = Idleness(0.0, enabled=False)
+    assert not any(idleness.after(t, open_gate=False) for t in range(10))
+
+
+def test_pacing_thinning_lets_everything_through_while_somebody_watches() -> None:
+    """With an audience every slot is wanted, and none needs to stand alone."""
+    thinning = Thinning(25)
+    assert all(thinning.wants(slot, watched=True) for slot in range(100))
+    assert not thinning.alone
+
+
+def test_pacing_thinning_keeps_the_path_alive_while_nobody_watches() -> None:
+    """Without an audience one picture in two seconds goes out, decodable alone; the first one that is watched too."""
+    thinning, wanted = Thinning(25), []
+    for slot in range(200):
+        if thinning.wants(slot, watched=False):
+            wanted.append(slot)
+            assert thinning.alone
+    assert wanted == [0, 50, 100, 150]
+    assert thinning.wants(200, watched=True)
+    assert thinning.alone
+    assert thinning.wants(201, watched=True)
+    assert not thinning.alone
+    assert not thinning.wants(202, watched=False)
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=80), st.sampled_from([1.0, 12.5, 29.97]))
+def test_pacing_thinning_never_lets_the_path_die(steps: list[tuple[int, bool]], fps: float) -> None:
+    """Whatever the audience does, a picture is wanted as soon as two seconds have passed since the last one."""
+    thinning, slot, last = Thinning(fps), 0, None
+    for step, watched in steps:
+        slot += step
+        wants = thinning.wants(slot, watched=watched)
+        assert wants or (not watched and last is not None and (slot - last) / fps < 2.1)
+        last = slot if wants else last

@@ -50,6 +50,7 @@ CASES = {
         "http://h/x?password=a,b&token=t&key=k&auth_sig=s&channel=1",
         "http://h/x?password=****&token=****&key=****&auth_sig=****&channel=1",
     ),
+    "a colon behind a query": ("http://h/x?token=t: refused", "http://h/x?token=****: refused"),
     "query in quotes": ("open 'http://h/x?pwd=a': no", "open 'http://h/x?pwd=****': no"),
     "bearer header": ("Authorization: Bearer abc.def", "Authorization: Bearer ****"),
     "basic header": ("Authorization: Basic dTpw\r\nCSeq: 2", "Authorization: Basic ****\r\nCSeq: 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,18 @@ def test_tracking_prefers_sure_boxes_to_doubtful_ones() -> None:
     tracker.update(found(walker(10)), LABELS, 0.0)
     tracks = tracker.update(found(walker(11), walker(13), scores=[0.42, 0.9]), LABELS, 0.2)
     assert [t.track_id for t in tracks] == [2, 1]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_tracking_knows_who_is_present_after_a_miss(enabled: bool) -> None:
+    """Who was seen a moment before the last picture is present, who was not seen for longer is not."""
+    tracker = Tracker(TrackSpec(enabled=enabled, lost_after=5.0))
+    tracker.update(found(walker(10)), LABELS, 1.0)
+    tracker.update(found(), LABELS, 2.0)
+    assert [track.xyxy for track in tracker.present(1.0)] == [walker(10)]
+    assert tracker.present(0.5) == ()
+    tracker.update(found(walker(300)), LABELS, 3.0)
+    assert [track.xyxy for track in tracker.present(0.0)] == [walker(300)]
 
 
 def test_tracking_off_gives_no_ids() -> None:

@@ -20,7 +20,7 @@ from sentinel_pipeline.domain.errors import (
     [
         pytest.param(DeliveryError("503"), 5, Decision(Verdict.RETRY, "503"), id="retry"),
         pytest.param(DeliveryError("429", retry_after_s=7), 5, Decision(Verdict.RETRY, "429", 7), id="retry-after"),
-        pytest.param(DeliveryError("429", retry_after_s=9e9), 5, Decision(Verdict.RETRY, "429", 3600), id="capped"),
+        pytest.param(DeliveryError("429", retry_after_s=9e9), 5, Decision(Verdict.RETRY, "429", 86_400), id="capped"),
         pytest.param(DeliveryError("429", retry_after_s=-3), 5, Decision(Verdict.RETRY, "429", 0), id="past-date"),
         pytest.param(Unauthorised("401"), 5, Decision(Verdict.PAUSE, "401"), id="unauthorised"),
         pytest.param(SinkGone("410"), 5, Decision(Verdict.STOP, "410"), id="gone"),

@@ -7,7 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_pipeline.infrastructure.inference.batches import BatchSizes
+from sentinel_pipeline.infrastructure.inference.batches import BatchSizes, batch_limit
+from sentinel_pipeline.infrastructure.inference.providers import CPU, CUDA, OPENVINO, TENSORRT
+
+
+@pytest.mark.parametrize(
+    ("asked", "fixed", "provider", "expected"),
+    [
+        pytest.param(None, None, CPU, 1, id="CPU"),
+        pytest.param(None, None, "cpu", 1, id="PyTorch on the CPU"),
+        pytest.param(None, None, OPENVINO, 1, id="OpenVINO computes on the CPU"),
+        pytest.param(None, None, CUDA, 8, id="CUDA"),
+        pytest.param(None, None, TENSORRT, 8, id="TensorRT"),
+        pytest.param(None, None, "cuda", 8, id="PyTorch on a GPU"),
+        pytest.param(None, 4, CPU, 4, id="the file's own: padding would cost as much"),
+        pytest.param(16, None, CPU, 16, id="asked for"),
+        pytest.param(16, 4, CUDA, 16, id="asked for, run in the file's size"),
+    ],
+)
+def test_batch_limit_table(asked: int | None, fixed: int | None, provider: str, expected: int) -> None:
+    """Batches are for GPUs, unless the operator or the model file says otherwise."""
+    assert batch_limit(asked, fixed, provider) == expected
 
 
 @pytest.mark.parametrize(

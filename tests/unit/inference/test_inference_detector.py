@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from onnx import TensorProto
 
 from sentinel_pipeline.application.ports import Detector
-from sentinel_pipeline.domain.errors import ConfigError, ModelError, ModelTimeout
+from sentinel_pipeline.domain.errors import ConfigError, ModelBusy, ModelError, ModelTimeout
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.models import ModelSpec
 from sentinel_pipeline.infrastructure.inference.detector import (
@@ -102,8 +103,20 @@ def test_snapshot_reports_what_was_served(constant_model: ModelMaker, frame: Fra
     assert (after["inferences"], after["state"], after["provider"]) == (12, "ready", "CPUExecutionProvider")
     assert set(after["latency_ms"]) == {"mean", "p50", "p95", "p99"}
     assert after["latency_ms"]["mean"] > 0
-    assert after["batch_mean"] >= 1
+    assert (after["batch_max"], after["batch_mean"], after["expired"]) == (1, 1, 0), "a CPU runs one by one"
     assert detector.snapshot()["state"] == "closed"
+
+
+def test_a_picture_that_is_too_old_is_not_looked_at(constant_model: ModelMaker, frame: Frame) -> None:
+    """``expires_at`` reaches the queue: past it the picture is refused as too old and counted, before it is served."""
+    with open_detector(spec(constant_model(rows()))) as detector:
+        now = time.monotonic()
+        with pytest.raises(ModelBusy, match="model m has more to do than it can"):
+            detector.detect(frame, confidence=0.4, iou=0.6, expires_at=now - 0.001)
+        found, _ = detector.detect(frame, confidence=0.4, iou=0.6, expires_at=now + DEADLINE)
+        assert len(found) == 1
+        report = detector.snapshot()
+    assert (report["inferences"], report["expired"], report["state"]) == (1, 1, "ready")
 
 
 def test_labels_can_come_from_the_file(constant_model: ModelMaker) -> None:

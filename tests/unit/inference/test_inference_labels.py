@@ -13,6 +13,8 @@ from sentinel_pipeline.infrastructure.inference.families import FAMILIES
 from sentinel_pipeline.infrastructure.inference.labels import labels_in_metadata, read_labels
 from sentinel_pipeline.infrastructure.inference.model_file import verify_sha256
 
+ROOT = Path(__file__).parents[3]
+
 
 def test_coco_has_its_eighty_classes_in_order() -> None:
     """``coco`` stands for the 80 detection classes in the order in which models count them."""
@@ -66,13 +68,14 @@ def test_find_builtin_suggests_the_nearest_name() -> None:
     """A misspelt built-in model is answered with the right name, a strange one with the list."""
     with pytest.raises(ConfigError, match=r"no built-in model 'nanodet-416' \(did you mean nanodet-g-416\?\)"):
         find_builtin("nanodet-416")
-    with pytest.raises(ConfigError, match="use one of nanodet-g-416, centerface"):
+    with pytest.raises(ConfigError, match="use one of nanodet-g-416, nanodet-g-416-int8, centerface"):
         find_builtin("zzz")
 
 
 @pytest.mark.parametrize("name", BUILTIN_FILES)
 def test_builtin_models_are_the_files_that_were_pinned(name: str) -> None:
-    """Every built-in model has a known family and its file is in the package, unchanged."""
+    """Every built-in model has a known family, its file is in the package, unchanged, and NOTICE names its origin."""
     assert set(BUILTIN_FILES) == set(BUILTIN_MODELS)
     assert BUILTIN_MODELS[name].family in FAMILIES
     verify_sha256(find_builtin(name).path, BUILTIN_FILES[name].sha256)
+    assert f"sha256 {BUILTIN_FILES[name].sha256}" in " ".join((ROOT / "NOTICE").read_text().split())

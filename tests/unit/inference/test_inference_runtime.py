@@ -12,9 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from sentinel_pipeline.domain.errors import ModelError
+from sentinel_pipeline.infrastructure.inference.bound_session import BoundSession
 from sentinel_pipeline.infrastructure.inference.ort import load_onnxruntime
 from sentinel_pipeline.infrastructure.inference.providers import CPU, CUDA
 from sentinel_pipeline.infrastructure.inference.runtime import (
@@ -32,6 +34,17 @@ ROWS = np.arange(14, dtype=np.float32).reshape(7, 2)
 
 def pictures(n: int, size: int = 32) -> np.ndarray:
     return np.ones((n, 3, size, size), np.float32)
+
+
+def linear_model(make: ModelMaker) -> Path:
+    """A model whose output depends on its input: the mean of each picture is added to the rows."""
+    path = make(ROWS, size=(8, 8))
+    model = onnx.load(path)
+    for weight in model.graph.initializer:
+        if weight.name == "zero":
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), "zero"))
+    onnx.save(model, path)
+    return path
 
 
 def assert_for_people(error: ModelError) -> None:
@@ -173,7 +186,7 @@ def test_a_tensorrt_profile_takes_sizes_from_the_file(constant_model: ModelMaker
     free = runtime._profile(onnxruntime, constant_model(ROWS, size=("h", "w")))
     assert fixed is not None
     assert free is not None
-    assert (fixed.text(4), free.text(1)) == ("images:4x3x32x32", "images:1x3x64x96")
+    assert (fixed.text(fixed.max_batch), free.text(free.min_batch)) == ("images:4x3x32x32", "images:1x3x64x96")
 
 
 def test_infer_names_inputs_that_do_not_fit(constant_model: ModelMaker) -> None:
@@ -196,7 +209,7 @@ def test_infer_without_a_model_is_an_error(runtime: InferenceRuntime) -> None:
 
 
 def test_sessions_do_not_spin(constant_model: ModelMaker) -> None:
-    """Every session is opened without spinning, sequential, and with the threads asked for."""
+    """Every session is opened without spinning, sequential, lean, and with the threads asked for."""
     seen: list[Any] = []
 
     def session(_path: str, options: Any, **_: Any) -> SimpleNamespace:
@@ -211,9 +224,49 @@ def test_sessions_do_not_spin(constant_model: ModelMaker) -> None:
     runtime._session_with(recorder, constant_model(ROWS), [CPU], strict=False)
     (options,) = seen
     assert options.intra_op_num_threads == 3
+    assert options.enable_cpu_mem_arena, "without the arena memory grows further"
+    assert not options.enable_mem_pattern, "with patterns there are two arenas"
     assert options.execution_mode == real.ExecutionMode.ORT_SEQUENTIAL
     for scope in ("intra_op", "inter_op"):
         assert options.get_session_config_entry(f"session.{scope}.allow_spinning") == "0"
+
+
+def test_bound_buffers_give_what_a_plain_run_gives(constant_model: ModelMaker) -> None:
+    """With inputs kept in buffers, every batch size gets its rows, and no run changes what an earlier one returned."""
+    session = onnxruntime.InferenceSession(str(linear_model(constant_model)), providers=[CPU])
+    bound = BoundSession(onnxruntime, session, "cpu")
+    kept = []
+    for n in (1, 2, 1, 4, 2):
+        batch = np.random.default_rng(n + len(kept)).random((n, 3, 8, 8), np.float32)
+        (expected,) = session.run(None, {"images": batch})
+        (got,) = bound.run({"images": batch})
+        kept.append((got, expected))
+    for got, expected in kept:
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_bound_buffers_take_views_and_are_bounded(constant_model: ModelMaker) -> None:
+    """An array that is not contiguous is taken as it reads, and ever new shapes do not pile up buffers."""
+    session = onnxruntime.InferenceSession(str(linear_model(constant_model)), providers=[CPU])
+    bound = BoundSession(onnxruntime, session, "cpu")
+    view = np.arange(8 * 8 * 3, dtype=np.float32).reshape(1, 8, 8, 3).transpose(0, 3, 1, 2)
+    (got,) = bound.run({"images": view})
+    np.testing.assert_array_equal(got, session.run(None, {"images": np.ascontiguousarray(view)})[0])
+    for n in range(1, 40):
+        bound.run({"images": np.zeros((n, 3, 8, 8), np.float32)})
+    assert len(bound._buffers) <= 16
+
+
+def test_a_runtime_with_bound_buffers_counts_and_closes(constant_model: ModelMaker) -> None:
+    """The document's interface stays the same with bound buffers: outputs by name, statistics, errors, closing."""
+    with ONNXRuntime(num_threads=1) as runtime:
+        runtime.load_model(constant_model(ROWS))
+        runtime._bound = BoundSession(onnxruntime, runtime._session, "cpu")
+        np.testing.assert_array_equal(runtime.infer({"images": pictures(2)})["output0"], np.stack([ROWS] * 2))
+        with pytest.raises(ModelError, match=r"the inference failed: .*Got invalid dimensions"):
+            runtime.infer({"images": pictures(1, size=16)})
+        assert runtime.stats.rows == 2
+    assert runtime._bound is None
 
 
 def test_torch_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

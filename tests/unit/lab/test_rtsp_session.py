@@ -105,7 +105,7 @@ def relay(changes: list[str]) -> RelayContext:
 
 def faults(relay: RelayContext, name: str = "cam1") -> PathFaults:
     """Return the commands for a path, run at once."""
-    return PathFaults(lambda work: work(relay.path(name)))
+    return PathFaults(lambda work: work(relay.path(name)), relay.path)
 
 
 def test_options_names_every_method(relay: RelayContext) -> None:

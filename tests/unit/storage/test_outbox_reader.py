@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
+from sentinel_pipeline.infrastructure.storage.place import ensure_place
 
 STAGES = [EventStage.DETECTED, EventStage.CONFIRMED, EventStage.CLEARED]
 EVENTS = [
@@ -172,3 +174,39 @@ def test_reader_says_when_there_is_no_outbox(path: Path, call: Callable[[OutboxR
     other.close()
     with pytest.raises(OutboxError, match="not an outbox"):
         call(reader)
+
+
+def test_reader_survives_ids_that_are_no_text(path: Path, outbox: SqliteOutbox) -> None:
+    """A command line may carry bytes that are no UTF-8: nothing has that id, and nothing breaks."""
+    reader = OutboxReader(path)
+    with pytest.raises(OutboxError, match="has no event"):
+        reader.show("\udcff")
+    with pytest.raises(OutboxError, match="has no event"):
+        reader.replay(["\udcff"])
+    assert reader.list(5, stream="\udcff", type="\udcff", stage="\udcff") == []
+
+
+def test_reader_needs_no_write_permission_while_nothing_runs(
+    path: Path, outbox: SqliteOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that cannot be written an outbox at rest can be listed, and no file appears beside it."""
+    outbox.close()
+    path.with_name("outbox.db-shm").unlink(missing_ok=True)
+    path.with_name("outbox.db-wal").unlink(missing_ok=True)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert len(OutboxReader(path).list(50)) == len(EVENTS)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["outbox.db", "outbox.db.lock"]
+
+
+def test_place_of_another_programs_database_is_refused_before_the_start(tmp_path: Path, outbox: SqliteOutbox) -> None:
+    """``sentinel check`` says what the start would say; an outbox of ours and a damaged file are no reason."""
+    ensure_place(outbox.path)
+    damaged, foreign = tmp_path / "damaged.db", tmp_path / "foreign.db"
+    damaged.write_bytes(b"no database" * 100)
+    ensure_place(damaged)
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("CREATE TABLE theirs(x)")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutboxError, match="another program"):
+        ensure_place(foreign)
+    assert sorted(tmp_path.iterdir()) == before

@@ -8,7 +8,7 @@ import pytest
 
 from sentinel_pipeline.domain.errors import ConfigError
 from sentinel_pipeline.infrastructure.transport.http_client import HttpEventClient
-from sentinel_pipeline.infrastructure.transport.target import parse_target, request_headers
+from sentinel_pipeline.infrastructure.transport.target import Mask, parse_target, request_headers
 from sentinel_pipeline.infrastructure.transport.ws_client import WebSocketEventClient
 
 HTTP = ("http", "https")
@@ -110,3 +110,20 @@ def test_two_credentials_are_refused() -> None:
     """A password in the URL and an Authorization header contradict each other."""
     with pytest.raises(ConfigError, match="two credentials"):
         HttpEventClient("http://bob:x@vms", headers={"authorization": "Bearer y"})
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "\N{SNOWMAN}.net", "xn--a-ecp.ru"])
+def test_a_host_that_the_http_library_refuses_is_found_at_once(host: str) -> None:
+    """What would fail at each request, in words that no transport error has, is a configuration error."""
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        parse_target(f"http://u:s3cret-pw@{host}/x", HTTP)
+    assert "s3cret-pw" not in str(caught.value)
+
+
+def test_mask_hides_what_we_send_as_credentials_and_nothing_else() -> None:
+    """Header values, their words, both halves of Basic authentication and query values; short values stay."""
+    target = parse_target("http://user:p%40ss-word@vms/x?sig=sig-value-1&channel=4", HTTP)
+    mask = Mask(target, {"X-Api-Key": "key-value-2", "Authorization": "Bearer bearer-value-3"})
+    said = "p@ss-word, sig-value-1, key-value-2 and bearer-value-3 were sent to channel 4"
+    assert mask(said) == "****, ****, **** and **** were sent to channel 4"
+    assert Mask(parse_target("http://vms/x", HTTP), {})(said) == said

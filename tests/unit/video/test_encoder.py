@@ -89,6 +89,15 @@ def test_the_rate_is_capped() -> None:
     assert size * 8 / 3 < 1.4 * 400_000
 
 
+def test_a_picture_that_repeats_needs_few_bits() -> None:
+    """A still picture with sensor noise in it is not refined for ever at the full bit rate."""
+    encoder = H264Encoder(320, 180, 25, bitrate=1_000_000)
+    picture, planes = Canvas(320, 180).take(PlanarImage(320, 180))
+    planes.y[:] = np.random.default_rng(1).integers(90, 130, planes.y.shape, np.uint8)
+    sizes = [len(packet.data) for slot in range(50) for packet in encoder.encode(picture, slot)]
+    assert sum(sizes[25:]) * 8 < 0.1 * 1_000_000
+
+
 @pytest.mark.parametrize("size", [(641, 360), (640, 361), (0, 0)])
 def test_odd_sizes_are_refused(size: tuple[int, int]) -> None:
     """4:2:0 needs even sides; the canvas provides them."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import threading
+import weakref
 from fractions import Fraction
 
 import av
@@ -93,3 +95,16 @@ def test_nut_keeps_timestamps_exactly(fps: float) -> None:
     tick = Fraction(1) / encoder.format.rate
     assert times == [(slot - 1000) * tick for slot in slots]
     assert muxer.close() == b""
+
+
+def test_muxer_frees_its_container_at_once() -> None:
+    """What a closed muxer held is freed with it, not whenever the garbage collector runs."""
+    muxer = NutMuxer(H264Encoder(64, 48, 25).format)
+    gone = weakref.ref(muxer)
+    muxer.close()
+    gc.disable()
+    try:
+        del muxer
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -17,7 +17,7 @@ from sentinel_pipeline.domain.errors import (
 )
 from sentinel_pipeline.domain.redact import redact
 
-MAX_RETRY_AFTER_S = 3600.0
+MAX_RETRY_AFTER_S = 86_400.0  # a receiver's slip of the pen must not silence a sink for a year
 
 
 class SinkState(StrEnum):

@@ -13,6 +13,7 @@ import structlog
 
 from sentinel_pipeline.application.event.delivery import Delivery, DeliverySettings
 from sentinel_pipeline.application.event.memory_outbox import MemoryOutbox
+from sentinel_pipeline.application.event.sink_outages import SinkCondition
 from sentinel_pipeline.application.event.sink_thread import SinkThread
 from sentinel_pipeline.application.event.sync_transport import CallableTransport, SyncTransport
 from sentinel_pipeline.application.ports import EventTransport, Outbox, SinkBacklog
@@ -136,6 +137,11 @@ class EventEmitter:
         While the outbox does not answer, pending and the like are the last known ones.
         """
         return {name: self._report(name, thread.delivery) for name, thread in sorted(self._threads.items())}
+
+    def conditions(self) -> dict[str, SinkCondition]:
+        """Return how each sink is doing, without asking the outbox."""
+        deliveries = {name: thread.delivery for name, thread in self._threads.items()}
+        return {name: SinkCondition(d.state, d.reason, d.delivered) for name, d in deliveries.items()}
 
     def _report(self, name: str, delivery: Delivery) -> dict[str, Any]:
         backlog = self._backlog(name)

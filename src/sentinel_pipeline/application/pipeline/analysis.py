@@ -15,13 +15,13 @@ from sentinel_pipeline.application.pipeline.mailbox import Mailbox
 from sentinel_pipeline.application.ports import Detector
 from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.domain.detections import Detections
-from sentinel_pipeline.domain.errors import ModelError, OutboxError
+from sentinel_pipeline.domain.errors import ModelBusy, ModelError, OutboxError
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.overlay import Box, Overlay, Zone
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.rules import Finding, make_rule
-from sentinel_pipeline.domain.sampling import MotionGate, Sampler, shrink
+from sentinel_pipeline.domain.sampling import Idleness, MotionGate, Sampler, SceneClock, shrink
 from sentinel_pipeline.domain.streams import AnalyseSpec, LineRuleSpec, RuleSpec
 from sentinel_pipeline.domain.tracking import Track, Tracker
 
@@ -44,6 +44,7 @@ class Analysis:
     """
 
     _UNSTORED = 1000  # events kept in memory while the outbox refuses them
+    _STORE_AGAIN = 1.0  # seconds, also when no frame comes
 
     def __init__(
         self,
@@ -52,19 +53,24 @@ class Analysis:
         detector: Detector,
         emit: Callable[[Sequence[Event]], None],
         health: StreamHealth,
+        *,
+        may_idle: bool = False,
     ) -> None:
         self._id, self._spec, self._detector, self._emit, self._health = stream_id, spec, detector, emit, health
         self._inbox: Mailbox[Frame] = Mailbox(1)
         self._sampler = Sampler(spec.fps)
         self._gate = MotionGate(spec.motion)
+        self._idleness = Idleness(spec.motion.hold, enabled=may_idle)
         self._tracker = Tracker(spec.track)
         self._rules = [make_rule(rule) for rule in spec.rules]
         self._zones = tuple(_zone(rule) for rule in spec.rules)
         self._wanted = np.array([_wanted(label, spec) for label in detector.labels], bool)
-        self._still_s, self._gated_at = 0.0, None  # type: float, float | None
+        self._clock = SceneClock()  # the tracker's: who stands still behind the closed gate keeps the id
+        self._still: tuple[Track, ...] = ()  # who stands there while the gate is closed
         self._unstored: deque[Event] = deque(maxlen=self._UNSTORED)
         self._scene: _Scene = _Scene((), self._zones, frozenset())
-        self._complaint = ""
+        self._complaints: dict[str, str] = {}
+        self._dropped = self._offered = self._finished = 0
         self._thread = Thread(target=self._run, name=f"analyse:{stream_id}")
 
     def start(self) -> None:
@@ -74,15 +80,20 @@ class Analysis:
     def offer(self, frame: Frame) -> None:
         """Take a frame when its turn has come; never blocks."""
         if self._sampler.wants(frame.pts):
+            self._offered += 1
             self._inbox.put(frame)
+
+    def settled(self) -> bool:
+        """Return whether every frame offered so far has been dealt with, and its events are stored."""
+        return self._finished + self._inbox.dropped >= self._offered and not self._unstored
 
     def overlay(self, pts: float) -> Overlay:
         """Return what is known of the picture at stream time ``pts``; boxes move on between two analysed frames."""
-        scene = self._scene
+        scene, now = self._scene, self._clock.at(pts)
         boxes = (
-            Box(track.at(pts - self._still_s), _caption(track), alarm=track.track_id in scene.alarmed)
+            Box(track.at(now), _caption(track), alarm=track.track_id in scene.alarmed)
             for track in scene.tracks
-            if pts - self._still_s - track.seen <= self._spec.track.lost_after
+            if now - track.seen <= self._spec.track.lost_after
         )
         return Overlay(tuple(boxes), scene.zones)
 
@@ -97,54 +108,73 @@ class Analysis:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        dropped = 0
-        while (frame := self._inbox.get()) is not None:
-            if self._inbox.dropped != dropped:
-                self._health.drop("analysis_busy", self._inbox.dropped - dropped)
-                dropped = self._inbox.dropped
-            if time.monotonic() - frame.received_at > self._spec.max_age:
-                self._health.drop("too_old")
-                continue
-            try:
-                self._analyse(frame)
-                self._complain("")
-            except ModelError as exc:  # frames are skipped, never queued; the others go on
-                self._health.drop("model")
-                self._complain(str(exc))
-            except Exception as exc:  # noqa: BLE001 - outermost loop of a thread: one frame must not end the analysis
-                self._health.drop("internal_error")
-                self._complain(f"internal error: {redact(repr(exc))}", traceback=True)
+        while not self._inbox.closed:
+            frame = self._inbox.get(self._STORE_AGAIN if self._unstored else None)
+            self._count_drops()
+            if frame is not None:
+                self._look_at(frame)
+            self._store()
+            self._finished += frame is not None
+        if self._unstored:
+            log.error("events lost: the outbox has not taken them", stream=self._id, events=len(self._unstored))
+
+    def _count_drops(self) -> None:
+        dropped = self._inbox.dropped
+        if dropped != self._dropped:
+            self._health.drop("analysis_busy", dropped - self._dropped)
+            self._dropped = dropped
+
+    def _look_at(self, frame: Frame) -> None:
+        if time.monotonic() - frame.received_at > self._spec.max_age:
+            self._health.drop("too_old")
+            return
+        try:
+            self._analyse(frame)
+            self._complain("model", "")
+        except ModelBusy:
+            self._health.drop("too_old")
+        except ModelError as exc:  # frames are skipped, never queued; the others go on
+            self._health.drop("model")
+            self._complain("model", str(exc))
+        except Exception as exc:  # noqa: BLE001 - outermost loop of a thread: one frame must not end the analysis
+            self._health.drop("internal_error")
+            self._complain("model", f"internal error: {redact(repr(exc))}", traceback=True)
 
     def _analyse(self, frame: Frame) -> None:
-        if self._gate.enabled and not self._gate.moved(shrink(frame.image.yuv420p()[0]), frame.pts):
-            self._stand_still(frame.pts)
+        open_gate = not self._gate.enabled or self._gate.moved(shrink(frame.image.yuv420p()[0]), frame.pts)
+        # Before the model runs: the pictures that follow the one in which motion was seen are being kept for this.
+        self._health.idle = self._idleness.after(frame.pts, open_gate=open_gate)
+        if not open_gate:
+            self._stand_still(frame)
             return
-        self._move_on(frame.pts)
+        self._clock.start(frame.pts)
         wait_ms = (time.monotonic() - frame.received_at) * 1000
         detect = self._spec.detect
-        found, trace = self._detector.detect(frame, confidence=detect.confidence, iou=detect.iou)
+        expires_at = frame.received_at + self._spec.max_age
+        found, trace = self._detector.detect(frame, confidence=detect.confidence, iou=detect.iou, expires_at=expires_at)
         trace = {"decode": frame.decode_ms, **trace, "wait": trace.get("wait", 0.0) + wait_ms}
         tracks = self._track(found, frame.pts, trace)
-        findings = self._judge(tracks, frame, trace)
         self._health.analysed.tick(time.monotonic())
+        self._conclude(tracks, frame, trace)
+
+    def _stand_still(self, frame: Frame) -> None:
+        """Go on with the rules while nothing moves: who was there is still there, and who had left stays away."""
+        if self._clock.stop(frame.pts):
+            # An object that left has kept the gate open for ``hold`` seconds after that, so that one unseen for less
+            # is there and was only missed. Longer than ``lost_after`` nobody is believed in.
+            self._still = self._tracker.present(min(self._spec.motion.hold, self._spec.track.lost_after))
+        self._conclude(self._still, frame, {"decode": frame.decode_ms})
+
+    def _conclude(self, tracks: tuple[Track, ...], frame: Frame, trace: dict[str, float]) -> None:
+        findings = self._judge(tracks, frame, trace)
         self._scene = self._describe(tracks)
-        self._send([self._event(finding, frame, trace) for finding in findings])
-
-    def _stand_still(self, pts: float) -> None:
-        if self._gated_at is None:
-            self._gated_at = pts
-
-    def _move_on(self, pts: float) -> None:
-        if self._gated_at is not None:
-            self._still_s += pts - self._gated_at
-            self._gated_at = None
+        self._keep([self._event(finding, frame, trace) for finding in findings])
 
     def _track(self, found: Detections, pts: float, trace: dict[str, float]) -> tuple[Track, ...]:
         started = time.perf_counter()
         keep = self._wanted[found.class_id]
         wanted = Detections(found.xyxy[keep], found.score[keep], found.class_id[keep])
-        # The tracker's clock stands while nothing moves: who stands still behind the closed gate keeps the id.
-        tracks = self._tracker.update(wanted, self._detector.labels, pts - self._still_s)
+        tracks = self._tracker.update(wanted, self._detector.labels, self._clock.at(pts))
         trace["track"] = (time.perf_counter() - started) * 1000
         return tracks
 
@@ -182,30 +212,35 @@ class Analysis:
             },
         )
 
-    def _send(self, events: list[Event]) -> None:
-        """Store the events; what the outbox refuses is kept in order and offered again with the next frame."""
-        if not events and not self._unstored:
-            return
-        overflow = len(self._unstored) + len(events) - self._UNSTORED
-        if overflow > 0:
-            self._health.drop("events_lost_outbox_failed", overflow)
+    def _keep(self, events: list[Event]) -> None:
+        """Take events to be stored in order; the oldest are lost when there are too many."""
+        self._health.events_lost += max(0, len(self._unstored) + len(events) - self._UNSTORED)
         self._unstored.extend(events)
+
+    def _store(self) -> None:
+        """Store the events; what the outbox refuses is kept and offered again."""
+        if not self._unstored:
+            return
         try:
             self._emit(list(self._unstored))
         except OutboxError as exc:
-            self._complain(str(exc))
-            return
-        self._health.events += len(self._unstored)
-        self._unstored.clear()
+            self._complain("outbox", str(exc))
+        except Exception as exc:  # noqa: BLE001 - outermost loop of a thread: as above
+            self._complain("outbox", f"internal error: {redact(repr(exc))}", traceback=True)
+        else:
+            self._health.events += len(self._unstored)
+            self._unstored.clear()
+            self._complain("outbox", "")
 
-    def _complain(self, why: str, *, traceback: bool = False) -> None:
+    def _complain(self, about: str, why: str, *, traceback: bool = False) -> None:
         """Log a change of what is wrong, not every frame of it."""
-        if why != self._complaint:
-            self._complaint = why
-            if why:
-                log.warning("analysis", stream=self._id, problem=why, exc_info=traceback)
-            else:
-                log.info("analysis works again", stream=self._id)
+        if why == self._complaints.get(about, ""):
+            return
+        self._complaints[about] = why
+        if why:
+            log.warning("analysis impaired", stream=self._id, by=about, problem=why, exc_info=traceback)
+        else:
+            log.info("analysis works again", stream=self._id, impaired_by=about)
 
 
 def _wanted(label: str, spec: AnalyseSpec) -> bool:

@@ -1,11 +1,12 @@
 """One thread per model that runs the requests of many streams in batches.
 
-A caller has at most one request in flight and requests are served in order of arrival, so a fast camera cannot starve a
-slow one: while its request runs, everybody else's is ahead of its next.
+A caller has at most one request in flight, and the one that was served longest ago is next, so a fast camera cannot
+starve a slow one.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -17,47 +18,15 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from sentinel_pipeline.application.pipeline.turns import Callers, Gaps, batch_due
 from sentinel_pipeline.application.stream.meters import Quantiles
-from sentinel_pipeline.domain.errors import ModelError, ModelTimeout
+from sentinel_pipeline.domain.errors import ModelBusy, ModelError, ModelTimeout
 from sentinel_pipeline.domain.redact import redact
 
 Tensor = NDArray[Any]
 BatchRunner = Callable[[Tensor], dict[str, Tensor]]
 
 log = structlog.get_logger(__name__)
-
-CALLER_WINDOW = 1.0  # seconds; a stream that has not asked for so long is not waited for
-
-
-def batch_due(queued: int, oldest_age: float, callers: int, max_size: int, max_wait: float) -> float | None:
-    """Return the seconds until the queue should run as a batch: 0 now, None when it is empty.
-
-    ``callers``: how many threads have asked lately. Each has one request in flight at most, so once as many are queued
-    nobody is left to wait for; a single caller therefore never waits.
-    oldest_age: seconds that the first request has been queued.
-    """
-    if queued == 0:
-        return None
-    if queued >= min(max_size, callers):
-        return 0.0
-    return max(0.0, max_wait - oldest_age)
-
-
-class RecentCallers:
-    """Counts the threads that have asked within the last ``window`` seconds. Times come in; not thread-safe."""
-
-    def __init__(self, window: float = CALLER_WINDOW) -> None:
-        self._window = window
-        self._seen: dict[int, float] = {}
-
-    def note(self, caller: int, now: float) -> None:
-        """Take in that ``caller`` (a thread's ident) asks at ``now`` (monotonic seconds)."""
-        self._seen[caller] = now
-
-    def count(self, now: float) -> int:
-        """Return how many asked lately, and forget the others."""
-        self._seen = {caller: at for caller, at in self._seen.items() if now - at <= self._window}
-        return len(self._seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +44,7 @@ class DispatcherState:
 
     state: ``ready``; ``failing`` when the last batch raised; ``stalled`` while a batch is under way for longer than the
     time-out; ``closed``. reason: one sentence unless ready. batches, rows: run so far; wait_p95_ms: time queued.
+    expired: requests that were not run because they had grown too old.
     """
 
     state: Literal["ready", "failing", "stalled", "closed"]
@@ -83,6 +53,7 @@ class DispatcherState:
     rows: int
     batch_mean: float
     wait_p95_ms: float
+    expired: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +61,9 @@ class _Request:
     """One tensor on its way through; ``outputs`` or ``error`` is written before ``done`` is set."""
 
     tensor: Tensor
+    caller: int
     queued_at: float
+    expires_at: float
     done: threading.Event = field(default_factory=threading.Event)
     row: Row | None = None
     error: ModelError | None = None
@@ -100,7 +73,8 @@ class Dispatcher:
     """Runs ``run`` on batches of the tensors that many threads submit, in one thread of its own.
 
     run: takes (n, …) and returns arrays whose first axis is n; called from the dispatcher's thread only.
-    max_size: rows per batch. max_wait: seconds that an incomplete batch waits, only while several threads are asking.
+    max_size: rows per batch. max_wait: most seconds that an incomplete batch waits; how long it does is learnt from how
+    closely requests follow one another, and it never does while only one thread is asking.
     timeout: seconds after which a caller stops waiting, and after which a batch under way counts as stalled.
 
     Start it with ``with`` or ``start``; ``submit`` and ``snapshot`` are safe from any thread.
@@ -118,12 +92,14 @@ class Dispatcher:
         self._timeout = timeout
         self._changed = threading.Condition()  # guards everything below
         self._queue: deque[_Request] = deque()
-        self._callers = RecentCallers()
+        self._callers = Callers()
+        self._gaps = Gaps()
         self._running_since: float | None = None
         self._stall_reported = False
         self._fault = ""
         self._batches = 0
         self._rows = 0
+        self._expired = 0
         self._closed = False
         self._waits = Quantiles()
         self._thread = threading.Thread(target=self._work, name=f"model-{name}", daemon=False)
@@ -160,22 +136,22 @@ class Dispatcher:
             return False
         return True
 
-    def submit(self, tensor: Tensor) -> Row:
+    def submit(self, tensor: Tensor, *, expires_at: float | None = None) -> Row:
         """Run one tensor (without batch axis) and return its row; blocks up to the time-out.
 
-        Raises ``ModelTimeout`` at the deadline, or at once while a batch is stalled; ``ModelError`` when the batch
-        failed or the dispatcher is closed. The tensor must not be written to any more: after a time-out the model may
-        still be reading it.
+        expires_at: monotonic seconds after which running it is no use any more. Raises ``ModelBusy`` when its turn has
+        not come by then. Raises ``ModelTimeout`` at the time-out, or at once while a batch is stalled; ``ModelError``
+        when the batch failed or the dispatcher is closed. The tensor must not be written to any more: after a time-out
+        the model may still be reading it.
         """
-        request = _Request(tensor, time.monotonic())
+        now = time.monotonic()
+        request = _Request(tensor, threading.get_ident(), now, math.inf if expires_at is None else expires_at)
         self._enqueue(request)
-        if not request.done.wait(self._timeout):
-            self._withdraw(request)
-            if not request.done.is_set():  # it may have come back while we withdrew
-                raise ModelTimeout(f"model {self._name} did not answer within {self._timeout:g} s")
+        self._wait_for(request, now + self._timeout)
         if request.error is not None:
             # a new error for every caller: raising one object in several threads would mix up their tracebacks
-            raise ModelError(str(request.error.args[0]), remedy=request.error.remedy) from request.error
+            error = request.error
+            raise type(error)(str(error.args[0]), remedy=error.remedy) from error
         assert request.row is not None  # noqa: S101 - set before ``done`` when there is no error
         return request.row
 
@@ -184,13 +160,14 @@ class Dispatcher:
         with self._changed:
             stalled_s = self._stalled_for(time.monotonic())
             batches, rows, fault, closed = self._batches, self._rows, self._fault, self._closed
+            expired = self._expired
         state: Literal["ready", "failing", "stalled", "closed"] = "failing" if fault else "ready"
         if stalled_s is not None:
             state, fault = "stalled", f"an inference has been under way for {stalled_s:.1f} s"
         elif closed:
             state, fault = "closed", f"model {self._name} is closed"
         mean = rows / batches if batches else 0.0
-        return DispatcherState(state, fault, batches, rows, round(mean, 2), self._waits.snapshot()["p95"])
+        return DispatcherState(state, fault, batches, rows, round(mean, 2), self._waits.snapshot()["p95"], expired)
 
     # In the callers' threads
 
@@ -200,11 +177,36 @@ class Dispatcher:
                 raise ModelError(f"model {self._name} is {'closed' if self._closed else 'not started'}")
             stalled_s = self._stalled_for(request.queued_at)
             if stalled_s is None:
-                self._callers.note(threading.get_ident(), request.queued_at)
+                self._callers.note(request.caller, request.queued_at)
+                self._gaps.note(request.queued_at)
                 self._queue.append(request)
                 self._changed.notify_all()
                 return
-        raise ModelTimeout(f"model {self._name} is stuck: an inference has been under way for {stalled_s:.1f} s")
+        # The same words each time: whoever logs changes of the reason must not do so with every frame.
+        raise ModelTimeout(f"model {self._name} is stuck in an inference, for more than {self._timeout:g} s")
+
+    def _wait_for(self, request: _Request, deadline: float) -> None:
+        """Wait until it is done. It leaves the queue when it expires; once it is being run, it is waited for."""
+        fresh_s = max(0.0, min(request.expires_at, deadline) - request.queued_at)
+        if request.done.wait(fresh_s) or (request.expires_at < deadline and self._expire(request)):
+            return
+        if not request.done.wait(max(0.0, deadline - time.monotonic())):
+            self._withdraw(request)
+            if not request.done.is_set():  # it may have come back while we withdrew
+                raise ModelTimeout(f"model {self._name} did not answer within {self._timeout:g} s")
+
+    def _expire(self, request: _Request) -> bool:
+        """Take a request that has grown too old out of the queue; return whether it was still there."""
+        with self._changed:
+            if request not in self._queue:
+                return False
+            self._queue.remove(request)
+            self._expired += 1
+        _finish(request, error=self._too_old())
+        return True
+
+    def _too_old(self) -> ModelBusy:
+        return ModelBusy(f"model {self._name} has more to do than it can: the picture grew too old before its turn")
 
     def _withdraw(self, request: _Request) -> None:
         """Take a request that is too late out of the queue, so that nobody computes it; report a stall once."""
@@ -238,22 +240,40 @@ class Dispatcher:
 
     def _next_batch(self) -> list[_Request]:
         """Wait until a batch is due and take it; empty when the dispatcher is closed."""
-        with self._changed:
-            while not self._closed:
+        while True:
+            with self._changed:
+                while not self._closed and (wait := self._wait_s(time.monotonic())) != 0.0:
+                    self._changed.wait(wait)
+                if self._closed:
+                    return []
                 now = time.monotonic()
-                age = now - self._queue[0].queued_at if self._queue else 0.0
-                wait = batch_due(len(self._queue), age, self._callers.count(now), self._max_size, self._max_wait)
-                if wait == 0.0:
-                    self._running_since = now
-                    return self._take()
-                self._changed.wait(wait)
-        return []
+                expired = [request for request in self._queue if request.expires_at <= now]
+                for request in expired:
+                    self._queue.remove(request)
+                self._expired += len(expired)
+                batch = self._take() if self._queue else []
+                self._running_since = now if batch else None
+            for request in expired:
+                _finish(request, error=self._too_old())
+            if batch:
+                return batch
+
+    def _wait_s(self, now: float) -> float | None:
+        """Return the seconds until a batch is due; None when nothing is queued. Needs the lock."""
+        if not self._queue:
+            return None
+        queued, callers = len(self._queue), self._callers.count(now)
+        window = self._gaps.window(min(self._max_size, callers) - queued, self._max_wait)
+        return batch_due(queued, now - self._queue[0].queued_at, callers, self._max_size, window)
 
     def _take(self) -> list[_Request]:
-        """Take the oldest requests, as far as they have one shape. Needs the lock."""
-        batch = [self._queue.popleft()]
-        while self._queue and len(batch) < self._max_size and self._queue[0].tensor.shape == batch[0].tensor.shape:
-            batch.append(self._queue.popleft())
+        """Take the requests whose turn it is, as far as they have the first one's shape. Needs the lock."""
+        in_turn = sorted(self._queue, key=lambda request: self._callers.turn(request.caller))  # stable: then by arrival
+        shape = in_turn[0].tensor.shape
+        batch = [request for request in in_turn if request.tensor.shape == shape][: self._max_size]
+        for request in batch:
+            self._queue.remove(request)
+            self._callers.serve(request.caller)
         return batch
 
     def _rows_of(self, batch: list[_Request], started: float) -> list[Row]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Thread
 
 import structlog
 
 from sentinel_pipeline.application.pipeline.mailbox import Mailbox
-from sentinel_pipeline.application.ports import FrameSink, SinkReport
+from sentinel_pipeline.application.ports import Audience, FrameSink, OutputReport, SinkReport
 from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.domain.errors import SentinelError
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.overlay import Overlay
-from sentinel_pipeline.domain.pacing import Pacer
+from sentinel_pipeline.domain.pacing import Pacer, Thinning
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.streams import PublishSpec, StreamState
 
@@ -26,6 +26,8 @@ class Publishing:
     """Publishes one stream in a thread of its own.
 
     ``offer`` is called by the capture thread. The sink is opened at the first frame and closed by the same thread.
+
+    audience: says without waiting whether somebody watches; counts with ``when: watched`` only.
     """
 
     _REOPEN_AFTER = 5.0  # seconds after which a sink that could not take a picture is opened anew
@@ -38,11 +40,17 @@ class Publishing:
         open_sink: Callable[[PublishSpec], FrameSink],
         overlay: Callable[[float], Overlay],
         health: StreamHealth,
+        audience: Callable[[], Audience] | None = None,
     ) -> None:
+        self._audience = audience if spec.when == "watched" else None
         self._id, self._spec, self._open_sink, self._overlay, self._health = stream_id, spec, open_sink, overlay, health
         self._inbox: Mailbox[Frame] = Mailbox(buffer_size)
-        self._sink: FrameSink | None = None
-        self._final: SinkReport = SinkReport("starting")
+        # What the closed sinks have done, and the open one: replaced together, so that nothing is counted twice.
+        self._progress: tuple[SinkReport, FrameSink | None] = (
+            SinkReport("starting", "waiting for the first picture"),
+            None,
+        )
+        self._dropped = 0
         self._thread = Thread(target=self._run, name=f"publish:{stream_id}")
         health.sink_report = self.report
 
@@ -65,55 +73,71 @@ class Publishing:
         return not self._thread.is_alive()
 
     def report(self) -> SinkReport:
-        """Return how publishing is doing; safe from any thread."""
-        sink = self._sink
-        return sink.report() if sink is not None else self._final
+        """Return how publishing is doing, with the counts of all sinks so far; safe from any thread."""
+        earlier, sink = self._progress
+        report = _continued(earlier, sink.report()) if sink is not None else earlier
+        return report if self._audience is None else replace(report, audience=self._audience())
 
     def _run(self) -> None:
         while not self._inbox.closed:
+            reason = ""
             try:
-                self._publish()
+                try:
+                    self._publish()
+                finally:
+                    self._close_sink()
             except SentinelError as exc:
-                self._final = replace(self._final, state="retrying", reason=str(exc))
-                log.warning("publishing failed", stream=self._id, problem=str(exc))
+                reason = str(exc)
+                log.warning("publishing failed", stream=self._id, problem=reason)
             except Exception as exc:  # outermost loop of a thread: publishing is opened anew
-                self._final = replace(self._final, state="retrying", reason=f"internal error: {redact(repr(exc))}")
+                reason = f"internal error: {redact(repr(exc))}"
                 log.exception("internal error while publishing", stream=self._id)
-            finally:
-                self._close_sink()
-            self._pause()
-        self._final = replace(self._final, state="stopped")
+            self._rest("retrying" if reason else "stopped", reason or "no signal")
+            if reason:
+                self._pause()
+        self._rest("stopped", "")
 
     def _publish(self) -> None:
         """Write pictures until the end, or until the signal is gone and the operator wants publishing to stop then."""
-        pacer, last = Pacer(self._spec.fps), None
-        dropped = self._inbox.dropped
+        pacer, pressure, thinning, last = Pacer(self._spec.fps), _Pressure(), Thinning(self._spec.fps), None
         while not self._inbox.closed:
-            frame = self._inbox.get(pacer.wait(time.monotonic()))
-            if self._inbox.dropped != dropped:
-                self._health.drop("publish_busy", self._inbox.dropped - dropped)
-                dropped = self._inbox.dropped
+            frame = self._inbox.get(0)
+            waited_for_us = frame is not None
+            frame = frame or self._inbox.get(pacer.wait(time.monotonic()))
+            self._count_drops()
+            now = time.monotonic()
+            slots = pacer.due(now) if frame is None else pacer.arrive(now)
+            slots = pressure.relieve(slots, ours=waited_for_us or frame is None)
             if frame is None:
                 if last is not None:
-                    self._write(last, pacer.due(time.monotonic()))
+                    self._write(last, slots, thinning)
                 if self._signal_lost() and self._spec.on_signal_loss == "stop":
                     return
                 continue
-            slots = pacer.arrive(time.monotonic())
-            if not slots:
-                self._health.drop("rate")
-            elif last is not None:
-                self._write(last, slots[:-1])
-            self._write(frame, slots[-1:])
             if slots:
-                self._health.latency_ms.add((time.monotonic() - frame.received_at) * 1000)
+                if last is not None:
+                    self._write(last, slots[:-1], thinning)
+                if self._write(frame, slots[-1:], thinning):
+                    self._health.latency_ms.add((time.monotonic() - frame.received_at) * 1000)
+                else:
+                    self._health.drop("unwatched")
+            else:
+                self._health.drop("rate")
             last = frame
 
-    def _write(self, frame: Frame, slots: range) -> None:
+    def _write(self, frame: Frame, slots: Sequence[int], thinning: Thinning) -> bool:
+        """Write the picture for those of the slots that are worth it; return whether any was."""
+        written = False
         for slot in slots:
-            if self._sink is None:
-                self._sink = self._open_sink(self._spec)
-            self._sink.write(frame, self._picture(frame), slot)
+            if not thinning.wants(slot, watched=self._audience is None or self._audience().watched):
+                continue
+            written = True
+            earlier, sink = self._progress
+            if sink is None:
+                sink = self._open_sink(self._spec)
+                self._progress = (earlier, sink)
+            sink.write(frame, self._picture(frame), slot, alone=thinning.alone)
+        return written
 
     def _picture(self, frame: Frame) -> Overlay:
         scene = self._overlay(frame.pts) if self._spec.overlay else Overlay()
@@ -123,16 +147,69 @@ class Publishing:
         return self._health.state is not StreamState.RUNNING
 
     def _close_sink(self) -> None:
-        if self._sink is not None:
-            before = self._final
-            self._sink.close()
-            report = self._sink.report()
-            self._sink = None
-            self._final = replace(report, state=before.state if before.reason else "stopped", reason=before.reason)
+        earlier, sink = self._progress
+        if sink is not None:
+            try:
+                sink.close()
+            finally:
+                self._progress = (_continued(earlier, sink.report()), None)
+
+    def _rest(self, state: str, reason: str) -> None:
+        earlier, sink = self._progress
+        self._progress = (replace(earlier, state=state, reason=reason), sink)
 
     def _pause(self) -> None:
         """Wait a while before the sink is opened anew, letting the frames meanwhile go."""
         until = time.monotonic() + self._REOPEN_AFTER
         while not self._inbox.closed and (left := until - time.monotonic()) > 0:
-            if self._inbox.get(left) is not None and self._final.state == "stopped":
-                return  # the signal is back
+            if self._inbox.get(left) is not None:
+                self._health.drop("publish_failed")
+        self._count_drops()
+
+    def _count_drops(self) -> None:
+        """Tell of the frames that the inbox has pushed out since the last call."""
+        dropped = self._inbox.dropped
+        if dropped != self._dropped:
+            self._health.drop("publish_busy", dropped - self._dropped)
+            self._dropped = dropped
+
+
+class _Pressure:
+    """Leaves slots empty while drawing and encoding cannot keep up: repeats would take the time that new pictures need.
+
+    A single hiccup is filled up, as a late camera is. Filling up when every picture takes too long would take longer
+    each time, until a second of repeats stood between any two pictures.
+    """
+
+    def __init__(self) -> None:
+        self._behind = False
+
+    def relieve(self, slots: range, *, ours: bool) -> range:
+        """Return the slots to write out of those due; ``ours``: no camera was waited for, the delay is our own."""
+        overdue = ours and len(slots) > 1
+        relieved = slots[-1:] if overdue and self._behind else slots
+        self._behind = overdue or (ours and self._behind)
+        return relieved
+
+
+def _continued(earlier: SinkReport, now: SinkReport) -> SinkReport:
+    """Return ``now`` with its counts on top of those of the sinks before it."""
+    return replace(
+        now,
+        published=earlier.published + now.published,
+        restarts=earlier.restarts + now.restarts,
+        dropped=earlier.dropped + now.dropped,
+        outputs=tuple(_output_continued(earlier.outputs, output) for output in now.outputs),
+    )
+
+
+def _output_continued(earlier: Sequence[OutputReport], now: OutputReport) -> OutputReport:
+    before = next((output for output in earlier if output.url == now.url), None)
+    if before is None:
+        return now
+    return replace(
+        now,
+        published=before.published + now.published,
+        restarts=before.restarts + now.restarts,
+        dropped=before.dropped + now.dropped,
+    )

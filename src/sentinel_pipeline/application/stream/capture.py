@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from threading import Event, Thread
 
 import structlog
@@ -22,26 +23,38 @@ class Capture:
 
     The thread owns the source: it opens and closes it. A library call that outlasts its time-out is given up: the
     thread is left to end on its own, closes the source when the call returns, and its frames go nowhere.
+
+    packet_at: when the source last had a packet, monotonic seconds. Once there has been a frame, packets count as life
+    too: where only key frames are decoded, the next frame is a group of pictures away. That what comes makes no picture
+    is for the source to notice; the watchdog looks for calls that hang.
     """
 
     _GRACE = 0.3  # seconds that the source's own time-out has to report first: it knows the better reason
     _JOIN = 1.0
 
-    def __init__(self, name: str, source: FrameSource, accept: Callable[[Frame], None], spec: DecodeSpec) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: FrameSource,
+        accept: Callable[[Frame], None],
+        spec: DecodeSpec,
+        packet_at: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._source, self._accept, self._spec = source, accept, spec
+        self._packet_at = packet_at
         self._thread = Thread(target=self._read, name=f"capture:{name}")
         self._wake = Event()
         self._interrupted = False
         self._error: SentinelError | None = None
         self._frame_at: float | None = None
-        self._healthy: Callable[[], None] = lambda: None
+        self._alive: Callable[[], None] = lambda: None
 
-    def run(self, healthy: Callable[[], None]) -> None:
+    def run(self, alive: Callable[[], None]) -> None:
         """Read until it fails (raises ``StreamError``) or ``interrupt`` is called (returns).
 
-        ``healthy`` is called from the reading thread at the first frame.
+        ``alive`` is called from the reading thread at every frame, before the frame is handed on.
         """
-        self._healthy = healthy
+        self._alive = alive
         started = time.monotonic()
         self._thread.start()
         try:
@@ -65,35 +78,43 @@ class Capture:
 
     def _left(self, started: float) -> float:
         """Return the seconds until the watchdog barks."""
-        limit = self._spec.open_timeout if self._frame_at is None else self._spec.read_timeout
-        # Opening and the wait for the first frame have a limit each: a camera answers at once, and its next
-        # keyframe takes as long as a GOP.
-        extra = self._spec.read_timeout if self._frame_at is None else 0.0
-        return (self._frame_at or started) + limit + extra + self._GRACE - time.monotonic()
+        alive = started if self._frame_at is None else max(self._frame_at, self._packet_at() or 0.0)
+        return alive + self._limit() + self._GRACE - time.monotonic()
+
+    def _limit(self) -> float:
+        """Return the seconds that the source itself takes at most before it reports a failure."""
+        spec = self._spec
+        if self._frame_at is not None:
+            return spec.read_timeout
+        # To open, and then for the first key frame: a camera answers at once, and that one takes as long as a GOP.
+        return spec.open_timeout + max(spec.open_timeout, spec.read_timeout)
 
     def _stalled(self) -> StreamError:
-        waited = self._spec.read_timeout if self._frame_at else self._spec.open_timeout
         return StreamStalled(
-            f"no frame for {waited:g} s and the read does not return",
+            f"no frame for {self._limit():g} s and the read does not return",
             remedy="check the camera and the network; raise decode.read_timeout for a very slow camera",
         )
 
     def _read(self) -> None:
         try:
-            self._source.open()
-            while not self._interrupted:
-                frame = self._source.read()
-                if self._interrupted:
-                    break
-                if self._frame_at is None:
-                    self._healthy()
-                self._frame_at = time.monotonic()
-                self._accept(frame)
+            with closing(self._source) as source:
+                source.open()
+                self._pass_on(source)
         except SentinelError as exc:
-            self._error = None if self._interrupted else exc
+            # Without its traceback: that holds the frames of the calls, they hold the source and the error, and so
+            # decoder and pictures would stay in memory until the garbage collector looks for cycles.
+            self._error = None if self._interrupted else exc.with_traceback(None)
         except Exception as exc:  # outermost loop of a thread: told to the supervisor as a failure
             log.exception("internal error while reading", thread=self._thread.name)
             self._error = StreamError(f"reading failed: {redact(repr(exc))}", remedy="please report it with the log")
         finally:
-            self._source.close()
             self._wake.set()
+
+    def _pass_on(self, source: FrameSource) -> None:
+        while not self._interrupted:
+            frame = source.read()
+            if self._interrupted:
+                break
+            self._alive()
+            self._frame_at = time.monotonic()
+            self._accept(frame)

@@ -28,12 +28,16 @@ class StreamHealth:
         self._reason = ""
         self._since = time.time()
         self._dropped: Counter[str] = Counter()
+        self.received = RateMeter()  # packets, also those that are not decoded; 0 where the backend does not tell
         self.decoded = RateMeter()
         self.analysed = RateMeter()
         self.latency_ms = Quantiles()
-        self.events = 0
+        self.events = 0  # stored
+        self.events_lost = 0  # found, but the outbox had refused too many before them
         self.reconnects = 0
+        self.idle = False  # nothing moves: key frames are enough; decided by the analysis, asked by the source
         self.sink_report: Callable[[], SinkReport | None] = lambda: None
+        self.on_loss: Callable[[str], None] = lambda _: None
 
     @property
     def state(self) -> StreamState:
@@ -49,6 +53,8 @@ class StreamHealth:
                 self._since = time.time()
         if (old, old_reason) != (new, reason):
             log.info("stream", stream=self._id, state=str(new), reason=reason or None)
+        if new in (StreamState.RECONNECTING, StreamState.FAILED):
+            self.on_loss(reason)
 
     def drop(self, cause: str, count: int = 1) -> None:
         """Count frames that were not used, by cause."""
@@ -67,15 +73,30 @@ class StreamHealth:
             "state": str(state),
             "since": iso(since),
             "reason": reason,
+            "packets_received": self.received.total,
             "frames_decoded": self.decoded.total,
             "frames_analysed": self.analysed.total,
             "frames_published": sink.published if sink else 0,
             "frames_dropped": sum(dropped.values()),
             "dropped_by": dropped,
             "reconnects": self.reconnects,
+            "received_fps": round(self.received.rate(now), 2),
             "fps": round(self.decoded.rate(now), 2),
+            "idle": self.idle,
             "analysed_fps": round(self.analysed.rate(now), 2),
             "latency_ms": self.latency_ms.snapshot(),
             "events": self.events,
-            "publish": {"state": sink.state, "reason": sink.reason, "restarts": sink.restarts} if sink else None,
+            "events_lost": self.events_lost,
+            "publish": _publishing(sink) if sink else None,
         }
+
+
+def _publishing(sink: SinkReport) -> dict[str, Any]:
+    names = ("url", "state", "reason", "published", "restarts", "dropped")
+    return {
+        "state": sink.state,
+        "reason": sink.reason,
+        "restarts": sink.restarts,
+        "outputs": [{name: getattr(output, name) for name in names} for output in sink.outputs],
+        "audience": {"watched": sink.audience.watched, "reason": sink.audience.reason} if sink.audience else None,
+    }

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from sentinel_pipeline.application.stream.worker import StreamWorker
+from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.streams import StreamSpec
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,9 @@ class StreamManager:
     def __init__(self, make_worker: Callable[[StreamSpec], StreamWorker]) -> None:
         self._make_worker = make_worker
         self._workers: dict[str, StreamWorker] = {}
-        self._lock = Lock()
+        self._lock = Lock()  # of the dictionary, never held while waiting
+        self._changing = Lock()  # one change at a time, from the look at what runs to the start of what is new
+        self._stopped = False
 
     def __enter__(self) -> StreamManager:
         return self
@@ -39,27 +42,28 @@ class StreamManager:
         self.close()
 
     def apply(self, specs: Iterable[StreamSpec]) -> None:
-        """Make the running streams those of ``specs``; unchanged ones are not touched."""
+        """Make the running streams those of ``specs``; unchanged ones are not touched. Does nothing after ``stop``."""
         wanted = {spec.id: spec for spec in specs}
-        with self._lock:
-            stop, start = plan({key: worker.spec for key, worker in self._workers.items()}, wanted)
-            leaving = [self._workers.pop(key) for key in sorted(stop)]
-        self._end(leaving)
-        for key in sorted(start):
-            worker = self._make_worker(wanted[key])
+        with self._changing:
             with self._lock:
-                self._workers[key] = worker
-            worker.start()
+                stop, start = plan({key: worker.spec for key, worker in self._workers.items()}, wanted)
+                leaving = [self._workers.pop(key) for key in sorted(stop)] if not self._stopped else []
+            self._end(leaving)
+            for key in sorted(start):
+                self._begin(wanted[key])
 
     def restart(self, stream_id: str) -> None:
         """Stop one stream and start it afresh. Raises ``KeyError`` when there is none of that id."""
+        with self._changing:
+            with self._lock:
+                old = self._workers[stream_id]
+            self._end([old])
+            self._begin(old.spec)
+
+    def newest_frame(self, stream_id: str) -> Frame | None:
+        """Return a stream's newest frame, None before the first. Raises ``KeyError`` when there is none of that id."""
         with self._lock:
-            old = self._workers[stream_id]
-        self._end([old])
-        worker = self._make_worker(old.spec)
-        with self._lock:
-            self._workers[stream_id] = worker
-        worker.start()
+            return self._workers[stream_id].newest_frame
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Return every stream's part of the report, by id."""
@@ -68,16 +72,28 @@ class StreamManager:
         return {worker.spec.id: worker.health.snapshot() for worker in workers}
 
     def stop(self) -> None:
-        """Stop every stream but keep their last figures; returns whether or not all threads have ended."""
+        """Stop every stream for good but keep their last figures; returns whether or not all threads have ended."""
         with self._lock:
+            self._stopped = True
             workers = list(self._workers.values())
-        self._end(workers)
+        for worker in workers:
+            worker.stop()  # before waiting for a change under way, which may be waiting for one of them
+        with self._changing:
+            self._end(workers)
 
     def close(self) -> None:
         """Stop every stream and forget it; may be called more than once."""
         self.stop()
         with self._lock:
             self._workers.clear()
+
+    def _begin(self, spec: StreamSpec) -> None:
+        worker = self._make_worker(spec)
+        with self._lock:
+            if self._stopped:
+                return
+            self._workers[spec.id] = worker
+        worker.start()  # ends at once where ``stop`` has come first; ``stop`` then waits for it
 
     def _end(self, workers: list[StreamWorker]) -> None:
         for worker in workers:

@@ -16,11 +16,13 @@ class RateMeter:
         self._times: deque[float] = deque()
         self._lock = Lock()
         self.total = 0
+        self.last: float | None = None  # when the last event came, monotonic seconds
 
     def tick(self, now: float) -> None:
         """Count one event at monotonic time ``now``."""
         with self._lock:
             self.total += 1
+            self.last = now
             self._times.append(now)
             self._forget(now)
 

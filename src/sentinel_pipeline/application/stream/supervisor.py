@@ -14,11 +14,11 @@ from sentinel_pipeline.domain.redact import redact
 
 log = structlog.get_logger(__name__)
 
-Healthy = Callable[[], None]
+Alive = Callable[[], None]
 
 
 def supervise(
-    run: Callable[[Healthy], None],
+    run: Callable[[Alive], None],
     retry: Retry,
     stop: Event,
     *,
@@ -28,25 +28,38 @@ def supervise(
 ) -> None:
     """Call ``run`` again and again until ``stop`` is set or the retries are used up.
 
-    run: works until it raises; returns only when it was told to stop. It calls its argument once it is healthy: from
-    then on its life counts towards starting the back-off over.
+    run: works until it raises; returns only when it was told to stop. It calls its argument at every sign of life: the
+    time from the first to the last of them counts towards starting the back-off over, a stall at the end does not.
     starting: told before each try.
     failed: told why a run ended; returns the least number of seconds to wait, whatever the back-off says.
     given_up: told the last error when no retry is left.
     """
     while not stop.is_set():
-        healthy_at: list[float] = []
+        life = _Life()
         starting()
         try:
-            run(lambda: healthy_at.append(time.monotonic()))  # noqa: B023 - called within this turn only
+            run(life.sign)
             continue
         except SentinelError as exc:
-            error = exc
+            error = exc.with_traceback(None)  # it would keep what the run had open until the next failure
         except Exception as exc:  # outermost loop of a thread: a bug in one stream must not end it
             log.exception("internal error")
             error = SentinelError(f"internal error: {redact(repr(exc))}", remedy="please report it with the log")
-        delay = retry.failed(time.monotonic() - healthy_at[0] if healthy_at else 0.0)
+        delay = retry.failed(life.seconds)
         if delay is None:
             given_up(error)
             return
         stop.wait(max(delay, failed(error)))
+
+
+class _Life:
+    """How long a run was well: from its first sign of life to its last."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self.seconds = 0.0
+
+    def sign(self) -> None:
+        now = time.monotonic()
+        self._first = now if self._first is None else self._first
+        self.seconds = now - self._first

@@ -14,6 +14,7 @@ from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.application.stream.supervisor import supervise
 from sentinel_pipeline.domain.backoff import Retry
 from sentinel_pipeline.domain.errors import SentinelError, StreamRefused
+from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.streams import StreamSpec, StreamState
 
 # Cameras lock an account after a few wrong passwords, so that a refused login is repeated rarely.
@@ -28,7 +29,7 @@ class StreamWorker:
         self,
         spec: StreamSpec,
         *,
-        open_source: Callable[[], FrameSource],
+        open_source: Callable[[StreamHealth], FrameSource],
         make_pipeline: Callable[[StreamSpec, StreamHealth], Pipeline],
     ) -> None:
         self.spec = spec
@@ -40,6 +41,11 @@ class StreamWorker:
         self._capture: Capture | None = None
         self._ran = False
         self._thread = Thread(target=self._supervise, name=f"stream:{spec.id}")
+
+    @property
+    def newest_frame(self) -> Frame | None:
+        """The newest frame, None before the first."""
+        return self._pipeline.newest_frame
 
     def start(self) -> None:
         """Start the stream's threads."""
@@ -79,20 +85,22 @@ class StreamWorker:
         if self.health.state is StreamState.STOPPED:
             self.health.move(StreamState.CONNECTING)
 
-    def _connect(self, healthy: Callable[[], None]) -> None:
-        def first_frame() -> None:
-            healthy()
-            self.health.reconnects += self._ran
-            self._ran = True
-            self.health.move(StreamState.RUNNING)
+    def _connect(self, alive: Callable[[], None]) -> None:
+        def frame_came() -> None:
+            alive()
+            if self.health.state is not StreamState.RUNNING:
+                self.health.reconnects += self._ran
+                self._ran = True
+                self.health.move(StreamState.RUNNING)
 
-        capture = Capture(self.spec.id, self._open_source(), self._pipeline.accept, self.spec.decode)
+        source, received = self._open_source(self.health), self.health.received
+        capture = Capture(self.spec.id, source, self._pipeline.accept, self.spec.decode, lambda: received.last)
         with self._lock:
             if self._stop.is_set():
                 return
             self._capture = capture
         try:
-            capture.run(first_frame)
+            capture.run(frame_came)
         finally:
             with self._lock:
                 self._capture = None
@@ -107,4 +115,4 @@ class StreamWorker:
         return REFUSED_DELAY if login else 0.0
 
     def _given_up(self, error: SentinelError) -> None:
-        self.health.move(StreamState.FAILED, f"given up after {self.spec.reconnect.max_retries} tries: {error}")
+        self.health.move(StreamState.FAILED, f"given up after {self.spec.reconnect.max_retries} retries: {error}")

@@ -7,6 +7,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from sentinel_pipeline.infrastructure.inference.base import TensorType
+from sentinel_pipeline.infrastructure.inference.providers import on_cpu
+
+GPU_BATCH = 8
+
+
+def batch_limit(asked: int | None, fixed: int | None, provider: str) -> int:
+    """Return the most pictures to put into one inference.
+
+    What was asked for; else what the file fixes; else 1 on a CPU, where a batch costs as much time as its pictures one
+    by one and makes the first of them wait for the last (benchmarks/inference.py), and ``GPU_BATCH`` elsewhere.
+    """
+    return asked or fixed or (1 if on_cpu(provider) else GPU_BATCH)
 
 
 class BatchSizes:

@@ -34,6 +34,12 @@ BUILTIN_FILES: dict[str, BuiltinFile] = {
         "letterbox",
         (416, 416),
     ),
+    "nanodet-g-416-int8": BuiltinFile(
+        "nanodet-g-416-int8.onnx",
+        "602b3fb6681f70e341028458a814ecc171150e62331d4b62f68023836c13c6d9",
+        "letterbox",
+        (416, 416),
+    ),
     "centerface": BuiltinFile(
         "centerface.onnx",
         "d32b9bc8142155e7f1e9f9f3dc7dd1761abee80a1588cf081c42d9ac97a435c3",

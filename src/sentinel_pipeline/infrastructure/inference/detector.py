@@ -17,7 +17,7 @@ from sentinel_pipeline.domain.frame import LETTERBOX_GREY, Frame
 from sentinel_pipeline.domain.geometry import Fit, Floats
 from sentinel_pipeline.domain.models import ModelSpec
 from sentinel_pipeline.infrastructure.inference.base import InferenceRuntime, TensorInfo, TensorType
-from sentinel_pipeline.infrastructure.inference.batches import BatchSizes
+from sentinel_pipeline.infrastructure.inference.batches import GPU_BATCH, BatchSizes, batch_limit
 from sentinel_pipeline.infrastructure.inference.builtin import find_builtin
 from sentinel_pipeline.infrastructure.inference.families import (
     FAMILIES,
@@ -27,6 +27,7 @@ from sentinel_pipeline.infrastructure.inference.families import (
     to_tensor,
 )
 from sentinel_pipeline.infrastructure.inference.labels import labels_in_metadata, read_labels
+from sentinel_pipeline.infrastructure.inference.providers import on_cpu
 from sentinel_pipeline.infrastructure.inference.runtime import create_runtime
 
 
@@ -34,12 +35,13 @@ from sentinel_pipeline.infrastructure.inference.runtime import create_runtime
 class DetectorSettings:
     """How a detector feeds its model.
 
-    input_size: (width, height). letterbox: keep the aspect ratio. max_size, max_wait, timeout: see ``Dispatcher``.
+    input_size: (width, height). letterbox: keep the aspect ratio. max_wait, timeout: see ``Dispatcher``.
+    max_size: rows per batch; None takes what suits the device.
     """
 
     input_size: tuple[int, int]
     letterbox: bool
-    max_size: int = 8
+    max_size: int | None = None
     max_wait: float = 0.005
     timeout: float = 2.0
 
@@ -60,14 +62,12 @@ class ModelDetector:
         self._labels = labels
         self._settings = settings
         self._input = _picture_input(runtime)
-        self._sizes = BatchSizes(
-            self._input.shape[0] if self._input.shape else None,
-            settings.max_size,
-            dear=not runtime.provider.lower().startswith("cpu"),
-        )
+        fixed = self._input.shape[0] if self._input.shape else None
+        self._max_size = batch_limit(settings.max_size, fixed, runtime.provider)
+        self._sizes = BatchSizes(fixed, self._max_size, dear=not on_cpu(runtime.provider))
         self._bad_output = ""
         self._dispatcher = Dispatcher(
-            name, self._run, max_size=settings.max_size, max_wait=settings.max_wait, timeout=settings.timeout
+            name, self._run, max_size=self._max_size, max_wait=settings.max_wait, timeout=settings.timeout
         )
 
     @property
@@ -110,16 +110,19 @@ class ModelDetector:
             self._runtime.close()
         return ended
 
-    def detect(self, frame: Frame, *, confidence: float, iou: float) -> tuple[Detections, dict[str, float]]:
+    def detect(
+        self, frame: Frame, *, confidence: float, iou: float, expires_at: float | None = None
+    ) -> tuple[Detections, dict[str, float]]:
         """Return the boxes in source pixels, best first, and milliseconds spent.
 
         Milliseconds of ``prep`` (scaling), ``wait`` (queued), ``infer`` (the batch) and ``post`` (reading the outputs).
-        Raises ``ModelError``, and ``ModelTimeout`` when the model did not answer in time.
+        expires_at: monotonic seconds after which looking at the picture is no use any more. Raises ``ModelBusy`` when
+        its turn has not come by then, ``ModelTimeout`` when the model did not answer in time, else ``ModelError``.
         """
         started = time.perf_counter()
         tensor, fit = self._prepare(frame)
         prepared = time.perf_counter()
-        row = self._dispatcher.submit(tensor)
+        row = self._dispatcher.submit(tensor, expires_at=expires_at)
         answered = time.perf_counter()
         detections = self._read(list(row.outputs.values()), fit, confidence, iou)
         spent = {
@@ -135,7 +138,7 @@ class ModelDetector:
 
         ``state`` and ``reason`` (see ``DispatcherState``), ``provider``, ``placement`` (graph nodes per provider),
         ``inferences`` (pictures), ``latency_ms`` per call of the runtime (``mean``, ``p50``, ``p95``, ``p99``),
-        ``batch_mean`` and ``wait_ms`` (``p95``).
+        ``batch_max``, ``batch_mean``, ``wait_ms`` (``p95``) and ``expired`` (pictures that grew too old in the queue).
         """
         stats, served = self._runtime.stats, self._dispatcher.snapshot()
         state, reason = served.state, served.reason
@@ -148,8 +151,10 @@ class ModelDetector:
             "placement": dict(self._runtime.placement),
             "inferences": served.rows,
             "latency_ms": {"mean": stats.mean_ms, "p50": stats.p50_ms, "p95": stats.p95_ms, "p99": stats.p99_ms},
+            "batch_max": self._max_size,
             "batch_mean": served.batch_mean,
             "wait_ms": {"p95": served.wait_p95_ms},
+            "expired": served.expired,
         }
 
     def _prepare(self, frame: Frame) -> tuple[Floats, Fit]:
@@ -195,7 +200,7 @@ def open_detector(spec: ModelSpec) -> ModelDetector:
         tensorrt=spec.tensorrt,
         sha256=spec.sha256 or (builtin.sha256 if builtin else None),
         input_shape=(3, guess[1], guess[0]),
-        max_batch=spec.max_size,
+        max_batch=spec.max_size or GPU_BATCH,
     )
     try:
         resize = spec.resize or (builtin.resize if builtin else family.resize)

@@ -67,6 +67,7 @@ class GroupCommit:
         self._admission = threading.Lock()  # no job may enter behind the end mark
         self._closed = False
         self._tick_at = time.monotonic()
+        self._departed_at, self._company = self._tick_at, 0  # of the last commit: when, and of how many jobs
         self.trouble = ""
         self._thread = threading.Thread(target=self._loop, name="outbox-writer")
 
@@ -77,7 +78,7 @@ class GroupCommit:
     def run(self, work: Callable[[sqlite3.Connection], T], *, rows: int = 0, size: int = 0, timeout_s: float) -> T:
         """Run ``work`` in the next transaction and return its result after the commit.
 
-        Jobs with ``rows`` wait a few milliseconds for company. Raises ``OutboxError`` when the disk refuses or the
+        Jobs with ``rows`` may wait a few milliseconds for company. Raises ``OutboxError`` when the disk refuses or the
         deadline passes; work that had not begun by then is never done.
         """
         job = _Job(work, rows, size)
@@ -127,13 +128,25 @@ class GroupCommit:
                 return jobs, False
             if job is None:
                 return jobs, True
-            if not jobs:  # a job that adds rows waits for company, the others take whoever is there already
-                deadline = time.monotonic() + (LINGER_S if job.rows else 0.0)
+            if not jobs:
+                deadline = self._departure(job)
             jobs.append(job)
             rows, size = rows + job.rows, size + job.size
+            if len(jobs) >= self._company:
+                deadline = 0.0  # as many as last time: who may come is here; whoever is in the queue comes along
         return jobs, False
 
+    def _departure(self, first: _Job) -> float:
+        """Return when the commit that begins with ``first`` goes: at once, or ``LINGER_S`` after the one before it.
+
+        Waiting for company pays only where company was seen: a lone caller would wait for nothing at each event, and
+        what arrives while a commit is on its way shares the next one anyhow.
+        """
+        busy = first.rows and self._company > 1
+        return self._departed_at + LINGER_S if busy else time.monotonic()
+
     def _commit(self, jobs: list[_Job]) -> None:
+        self._departed_at, self._company = time.monotonic(), len(jobs)
         wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
         try:
             outcomes = self._transact_twice(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -79,9 +80,9 @@ class OutboxReader:
         (the last one of the previous page).
         """
         wanted: dict[str, Any] = {
-            "json_extract(CAST(body AS TEXT), '$.stream_id') = ?": stream,
-            "json_extract(CAST(body AS TEXT), '$.type') = ?": type,
-            "json_extract(CAST(body AS TEXT), '$.stage') = ?": stage,
+            "json_extract(CAST(body AS TEXT), '$.stream_id') = ?": stream and _searchable(stream),
+            "json_extract(CAST(body AS TEXT), '$.type') = ?": type and _searchable(type),
+            "json_extract(CAST(body AS TEXT), '$.stage') = ?": stage and _searchable(stage),
             "json_extract(CAST(body AS TEXT), '$.ts') >= ?": since,
             "json_extract(CAST(body AS TEXT), '$.ts') <= ?": until,
             "seq < ?": before,
@@ -91,7 +92,7 @@ class OutboxReader:
 
     def show(self, event_id: str) -> StoredEvent:
         """Return the newest copy of one event. Raises ``OutboxError`` when the outbox does not have it."""
-        condition = {"json_extract(CAST(body AS TEXT), '$.event_id') = ?": event_id}
+        condition = {"json_extract(CAST(body AS TEXT), '$.event_id') = ?": _searchable(event_id)}
         found = self._read(lambda connection: _events(connection, condition, 1))
         if not found:
             raise OutboxError(f"{self.path} has no event {event_id}", remedy="list what it has: sentinel events list")
@@ -161,7 +162,7 @@ class OutboxReader:
             row = connection.execute(
                 f"SELECT body FROM {table} WHERE json_extract(CAST(body AS TEXT), '$.event_id') = ?"  # noqa: S608
                 f" ORDER BY {order} DESC LIMIT 1",
-                (event_id,),
+                (_searchable(event_id),),
             ).fetchone()
             if row is not None:
                 body: bytes = row[0]
@@ -181,7 +182,7 @@ class OutboxReader:
                 remedy="check the outbox path; a program makes it at its first start",
             )
         try:
-            with closing(connect(self.path, read_only=read_only, timeout_s=REPLAY_WAIT_S)) as connection:
+            with closing(self._connect(read_only=read_only)) as connection:
                 self._recognise(connection)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(begin)
@@ -190,6 +191,17 @@ class OutboxReader:
                 return result
         except sqlite3.Error as exc:
             raise explain(exc, self.path) from exc
+
+    def _connect(self, *, read_only: bool) -> sqlite3.Connection:
+        """Return a connection; without write permission on the folder an outbox that nobody uses can still be read.
+
+        Even a reader of a write-ahead log makes files beside it, unless it is told that nothing can change (SQLite's
+        ``immutable``). That is true while nobody has the log open and there is nothing in it.
+        """
+        log, shared = Path(f"{self.path}-wal"), Path(f"{self.path}-shm")
+        unused = not shared.exists() and not (log.exists() and log.stat().st_size)
+        frozen = read_only and unused and not os.access(self.path.absolute().parent, os.W_OK)
+        return connect(self.path, read_only=read_only, immutable=frozen, timeout_s=REPLAY_WAIT_S)
 
     def _recognise(self, connection: sqlite3.Connection) -> None:
         owner = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -201,6 +213,11 @@ class OutboxReader:
                 f"{self.path} has schema {version}, this release reads {VERSION}",
                 remedy="use the release that wrote it, or start this one once to bring an older file up to date",
             )
+
+
+def _searchable(text: str) -> str:
+    """Return text that SQLite takes: a command line may carry bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _cursors(connection: sqlite3.Connection) -> list[tuple[str, int]]:

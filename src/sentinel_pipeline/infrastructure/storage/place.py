@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from sentinel_pipeline.domain.errors import OutboxError
+from sentinel_pipeline.infrastructure.storage.schema import connect, recognise
 
 
 def ensure_place(path: Path) -> None:
@@ -18,3 +21,14 @@ def ensure_place(path: Path) -> None:
             f"no outbox can be kept at {path}: {existing} cannot be written",
             remedy="name a directory that this user may write to as outbox path",
         )
+    if path.is_file() and path.stat().st_size:
+        _recognise(path)
+
+
+def _recognise(path: Path) -> None:
+    """Raise for a database of another program; what is damaged is set aside at the start, and no reason to refuse."""
+    try:
+        with closing(connect(path, read_only=True, immutable=True)) as connection:  # leaves no files beside it
+            recognise(connection, path)
+    except sqlite3.Error:
+        return

@@ -67,12 +67,14 @@ def explain(exc: sqlite3.Error, path: Path) -> OutboxError:
     return OutboxError(f"{path} cannot be used: {exc}", remedy="check the disk and its file system")
 
 
-def connect(path: Path, *, read_only: bool = False, timeout_s: float = 1.0) -> sqlite3.Connection:
+def connect(
+    path: Path, *, read_only: bool = False, immutable: bool = False, timeout_s: float = 1.0
+) -> sqlite3.Connection:
     """Open a connection in autocommit mode; lets ``sqlite3.Error`` out.
 
-    ``timeout_s``: how long to wait for another writer.
+    ``timeout_s``: how long to wait for another writer. ``immutable``: nobody writes while this is open.
     """
-    query = "?mode=ro" if read_only else ""
+    query = ("?mode=ro" + ("&immutable=1" if immutable else "")) if read_only else ""
     return sqlite3.connect(
         f"{path.absolute().as_uri()}{query}", uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False
     )
@@ -101,7 +103,7 @@ def _open_checked(path: Path, timeout_s: float) -> sqlite3.Connection:
     connection = connect(path, timeout_s=timeout_s)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        version = _recognise(connection, path)
+        version = recognise(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit has reached the disk when it returns
         _check(connection)
@@ -113,7 +115,7 @@ def _open_checked(path: Path, timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def _recognise(connection: sqlite3.Connection, path: Path) -> int:
+def recognise(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema version, 0 for a new file. Raises ``OutboxError`` for a file that is not ours to change."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     owner: int = connection.execute("PRAGMA application_id").fetchone()[0]

@@ -27,10 +27,10 @@ from tenacity import (
 
 from sentinel_pipeline.domain.errors import DeliveryError, TransportError
 from sentinel_pipeline.domain.events import Event
-from sentinel_pipeline.infrastructure.transport.failures import http_failure, too_slow
+from sentinel_pipeline.infrastructure.transport.failures import RESENT, http_failure, too_slow
 from sentinel_pipeline.infrastructure.transport.payload import FORMATS, Format, idempotency_key
 from sentinel_pipeline.infrastructure.transport.responses import check
-from sentinel_pipeline.infrastructure.transport.target import checked_proxy, parse_target, request_headers
+from sentinel_pipeline.infrastructure.transport.target import Mask, checked_proxy, parse_target, request_headers
 from sentinel_pipeline.infrastructure.transport.tls import Verify, client_context
 
 log = structlog.get_logger(__name__)
@@ -80,7 +80,8 @@ class HttpEventClient:
     ) -> None:
         self._target = parse_target(base_url, ("http", "https"), endpoint)
         self._content_type, self._encode = FORMATS[format]
-        self._headers = {"User-Agent": "sentinel-pipeline", **request_headers(self._target, headers)}
+        own = request_headers(self._target, headers)
+        self._headers, self._mask = {"User-Agent": "sentinel-pipeline", **own}, Mask(self._target, own)
         self._timeout, self._proxy = timeout, checked_proxy(proxy)
         # Without TLS a context that trusts nobody will do: loading the trust store takes 20 ms.
         self._tls = client_context(verify) if self._target.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -183,6 +184,8 @@ class HttpEventClient:
         await retrying(self._attempt_async, client, self._request(bodies, key))
 
     def _attempt(self, client: httpx.Client, request: Mapping[str, Any]) -> None:
+        if self._stopping.is_set():  # set while this attempt was waited for
+            raise DeliveryError(f"the client of {self._target.host} was stopped", remedy=RESENT)
         with self._mapped(), client.stream("POST", self._target.url, **request) as reply:
             answer = _Answer(reply, time.monotonic() + self._timeout)
             try:
@@ -214,7 +217,8 @@ class HttpEventClient:
         if answer.late and answer.reply.is_success:
             raise too_slow(self._target.host, self._timeout)
         reply = answer.reply
-        check(reply.status_code, reply.headers, time.time(), host=self._target.host, detail=answer.text())
+        detail = self._mask(answer.text())
+        check(reply.status_code, reply.headers, time.time(), host=self._target.host, detail=detail)
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:

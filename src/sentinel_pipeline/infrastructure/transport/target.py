@@ -6,12 +6,15 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import httpx
 
 from sentinel_pipeline.domain.errors import ConfigError
-from sentinel_pipeline.domain.redact import redact
+from sentinel_pipeline.domain.redact import MASK, redact
 
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_SHORTEST_SECRET = 6
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 
 
@@ -42,13 +45,15 @@ def parse_target(url: str, schemes: tuple[str, ...], endpoint: str | None = "") 
         port = parts.port or _PORTS[parts.scheme]
         name = parts.hostname or ""
         name.encode("idna")  # what the resolver will do later, with an error that nobody expects there
-    except ValueError as exc:  # UnicodeError is one
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=_path(parts.path, endpoint), fragment="")
+        if not httpx.URL(bare.geturl()).host:  # raises as each request would: 999.1.1.1, an impossible IDNA name
+            raise ValueError("it names no host")
+    except (ValueError, httpx.InvalidURL) as exc:  # UnicodeError is one
         raise ConfigError(
             f"the URL {redact(url)!r} of a sink cannot be used: {redact(str(exc))}",
             remedy=f"write {schemes[0]}://host:port/path, and percent-encode special characters in a password",
         ) from exc
     host = f"[{name}]" if ":" in name else name
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=_path(parts.path, endpoint), fragment="")
     return Target(bare.geturl(), f"{host}:{port}", parts.scheme in {"https", "wss"}, _basic(parts))
 
 
@@ -77,6 +82,27 @@ def request_headers(target: Target, headers: Mapping[str, str] | None) -> dict[s
             f"two credentials for {target.host}: in the URL and in the Authorization header", remedy="keep one of them"
         )
     return {**own, "Authorization": target.authorization}
+
+
+class Mask:
+    """Hides what we ourselves send as credentials: receivers quote it in their answers, in words no pattern knows."""
+
+    def __init__(self, target: Target, headers: Mapping[str, str]) -> None:
+        sent = [word for value in headers.values() for word in (value, *value.split())]
+        sent += [_pair(target.authorization)] if target.authorization else []
+        sent += [value for _, value in parse_qsl(urlsplit(target.url).query)]
+        parts = {part for text in sent for part in (text, *text.split(":"))}
+        # Short values, such as a channel's number, would make the answer unreadable and are no secrets.
+        known = sorted((part for part in parts if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def __call__(self, text: str) -> str:
+        """Return ``text`` with those values masked."""
+        return self._known.sub(MASK, text) if self._known is not None else text
+
+
+def _pair(authorization: str) -> str:
+    return base64.b64decode(authorization.removeprefix("Basic ")).decode()
 
 
 def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:

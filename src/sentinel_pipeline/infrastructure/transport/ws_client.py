@@ -93,6 +93,11 @@ class WebSocketEventClient:
         return f"<WebSocketEventClient {self._settings.target.host} {self._state.value}>"
 
     @property
+    def host(self) -> str:
+        """The server's ``host:port``."""
+        return self._settings.target.host
+
+    @property
     def state(self) -> ConnectionState:
         """Where the connection is in its life."""
         return self._state
@@ -151,6 +156,12 @@ class WebSocketEventClient:
             raise DeliveryError(f"there is no connection to {self._settings.target.host}", remedy=RESENT)
         if bodies:
             await self._link.deliver(bodies, self._ack_timeout)
+
+    async def say(self, text: str) -> None:
+        """Send a message that is not a batch of events. Raises a ``TransportError``."""
+        if self._link is None:
+            raise DeliveryError(f"there is no connection to {self._settings.target.host}", remedy=RESENT)
+        await self._link.say(text, self._ack_timeout)
 
     async def ensure_connected(self) -> None:
         """Connect when there is no connection, in one attempt. Raises a ``TransportError``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidProxyStatus, InvalidS
 from sentinel_pipeline.domain.errors import DeliveryError, PayloadTooLarge, Rejected, TransportError, Unauthorised
 from sentinel_pipeline.infrastructure.transport.failures import RESENT, socket_failure
 from sentinel_pipeline.infrastructure.transport.responses import excerpt, refusal
-from sentinel_pipeline.infrastructure.transport.target import Target
+from sentinel_pipeline.infrastructure.transport.target import Mask, Target
 
 # The library logs request headers, credentials included, at DEBUG, and tracebacks for connections that merely ended.
 # What it has to say reaches us as exceptions.
@@ -38,6 +38,10 @@ class DialSettings:
     ping_timeout: float | None
     max_size: int
     close_timeout: float = 1.0
+
+    def mask(self) -> Mask:
+        """Return what hides the credentials that a server may quote."""
+        return Mask(self.target, self.headers)
 
 
 class _Connect(connect):
@@ -65,7 +69,7 @@ async def dial(settings: DialSettings, tls: ssl.SSLContext | None) -> ClientConn
             ssl=tls,
         )
     except (InvalidStatus, InvalidProxyStatus) as exc:
-        raise _refused(exc, host) from exc
+        raise _refused(exc, host, settings.mask()) from exc
     except OSError as exc:  # TimeoutError and ssl.SSLError are
         raise socket_failure(exc, host) from exc
     except WebSocketException as exc:
@@ -75,14 +79,16 @@ async def dial(settings: DialSettings, tls: ssl.SSLContext | None) -> ClientConn
         ) from exc
 
 
-def closed(exc: ConnectionClosed, host: str) -> TransportError:
-    """Return what it means for a batch under way that the connection was closed."""
+def closed(exc: ConnectionClosed, host: str, mask: Callable[[str], str] = str) -> TransportError:
+    """Return what it means for a batch under way that the connection was closed. ``mask`` cleans the server's words."""
     theirs = exc.rcvd if exc.rcvd is not None and exc.rcvd_then_sent is not False else None
     if theirs is None:
         ours = exc.sent
         why = f": {excerpt(ours.reason)}" if ours is not None and ours.reason else " without saying why"
         return DeliveryError(f"the connection to {host} broke{why}", remedy=RESENT)
-    said = f"{host} closed the connection with {theirs.code}" + (f": {excerpt(theirs.reason)}" if theirs.reason else "")
+    said = f"{host} closed the connection with {theirs.code}" + (
+        f": {excerpt(mask(theirs.reason))}" if theirs.reason else ""
+    )
     if theirs.code == _TOO_BIG:
         return PayloadTooLarge(said, remedy="the batch is sent again in halves; lower batch.max_events")
     if theirs.code in _CREDENTIALS:
@@ -92,9 +98,9 @@ def closed(exc: ConnectionClosed, host: str) -> TransportError:
     return DeliveryError(said, remedy=RESENT)
 
 
-def _refused(exc: InvalidStatus | InvalidProxyStatus, host: str) -> TransportError:
+def _refused(exc: InvalidStatus | InvalidProxyStatus, host: str, mask: Mask) -> TransportError:
     response = exc.response
     through = f"the proxy in front of {host}" if isinstance(exc, InvalidProxyStatus) else host
     headers = {name.lower(): value for name, value in response.headers.raw_items()}
-    detail = bytes(response.body or b"")[:1024].decode("utf-8", "replace")
+    detail = mask(bytes(response.body or b"")[:1024].decode("utf-8", "replace"))
     return refusal(response.status_code, headers, time.time(), host=through, detail=detail)

@@ -30,8 +30,10 @@ class Link:
     ended: a task that is done when the connection is; it never fails and must not be cancelled.
     """
 
-    def __init__(self, socket: ClientConnection, host: str, on_message: OnMessage | None) -> None:
-        self._socket, self._host, self._on_message = socket, host, on_message
+    def __init__(
+        self, socket: ClientConnection, host: str, on_message: OnMessage | None, mask: Callable[[str], str] = str
+    ) -> None:
+        self._socket, self._host, self._on_message, self._mask = socket, host, on_message, mask
         self._opened = time.monotonic()
         self._greeted = asyncio.Event()
         self._delivering = asyncio.Lock()
@@ -52,7 +54,7 @@ class Link:
         """Return why the connection ended."""
         if self._closed is None:
             return DeliveryError(f"the connection to {self._host} broke", remedy=RESENT)
-        return closed(self._closed, self._host)
+        return closed(self._closed, self._host, self._mask)
 
     async def greeted(self, within_s: float) -> None:
         """Wait for the server's first message, which may offer to acknowledge, for ``within_s`` seconds at most."""
@@ -78,7 +80,7 @@ class Link:
                     await self._socket.send(events_message(bodies, time.time()))
                     await self._taken()
             except ConnectionClosed as exc:
-                raise closed(exc, self._host) from exc
+                raise closed(exc, self._host, self._mask) from exc
             except TimeoutError as exc:
                 await self._abort()
                 what = "acknowledge" if self.acks else "take"
@@ -87,6 +89,16 @@ class Link:
                 ) from exc
             finally:
                 self._missing = set()
+
+    async def say(self, text: str, within_s: float) -> None:
+        """Send a message that is not a batch; nobody acknowledges it. Raises a ``TransportError``."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._socket.send(text)
+        except ConnectionClosed as exc:
+            raise closed(exc, self._host) from exc
+        except TimeoutError as exc:
+            raise DeliveryError(f"{self._host} did not take a message within {within_s:g} s", remedy=RESENT) from exc
 
     async def close(self, within_s: float = 1.5) -> None:
         """Say goodbye, for at most ``within_s`` seconds, and let go; may be called more than once."""
@@ -166,7 +178,7 @@ async def open_link(
     settings: DialSettings, tls: ssl.SSLContext | None, on_message: OnMessage | None, hello_wait: float
 ) -> Link:
     """Connect once. Raises a ``TransportError``. The caller closes the link."""
-    link = Link(await dial(settings, tls), settings.target.host, on_message)
+    link = Link(await dial(settings, tls), settings.target.host, on_message, settings.mask())
     try:
         await link.greeted(hello_wait)
     except asyncio.CancelledError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.infrastructure.transport.tls import Verify
 from sentinel_pipeline.infrastructure.transport.ws_client import WebSocketEventClient
+from sentinel_pipeline.infrastructure.transport.ws_commands import CommandDesk, Run
 from sentinel_pipeline.infrastructure.transport.ws_link import OnMessage
 from sentinel_pipeline.infrastructure.transport.ws_state import ConnectionState
 
@@ -16,8 +18,11 @@ class WebSocketSink:
     """Implements ``EventTransport`` over ``WebSocketEventClient``, whose docstring explains the parameters.
 
     Without ``on_message`` the connection is made by the first batch, and again by the first batch after a loss: the
-    delivery loop decides when. With it the connection is also kept while there is nothing to send, so that commands
-    arrive at any time.
+    delivery loop decides when. With it, or with allowed commands, the connection is also kept while there is nothing to
+    send, so that commands arrive at any time.
+
+    commands: carries out what the server asks for (see ``ws_commands``), which must be in ``allow_commands``; any other
+    command is answered with an error. Not together with ``on_message``.
     """
 
     def __init__(
@@ -28,6 +33,8 @@ class WebSocketSink:
         verify: Verify = True,
         proxy: str | None = None,
         on_message: OnMessage | None = None,
+        commands: Run | None = None,
+        allow_commands: Collection[str] = (),
         reconnect_interval: float = 1.0,
         reconnect_max_interval: float = 30.0,
         open_timeout: float = 10.0,
@@ -36,14 +43,17 @@ class WebSocketSink:
         max_size: int = 1024 * 1024,
         healthy_after: float = 5.0,
     ) -> None:
-        self._listens = on_message is not None
+        if on_message is not None and commands is not None:
+            raise ValueError("on_message and commands exclude each other")
+        self._listens = on_message is not None or bool(allow_commands)
         self._keeper: asyncio.Task[None] | None = None
+        self._desk: CommandDesk | None = None
         self._client = WebSocketEventClient(
             url,
             reconnect_interval,
             reconnect_max_interval,
             None,
-            on_message,
+            on_message if commands is None else self._take,
             headers=headers,
             verify=verify,
             proxy=proxy,
@@ -53,6 +63,12 @@ class WebSocketSink:
             max_size=max_size,
             healthy_after=healthy_after,
         )
+        if commands is not None:
+            self._desk = CommandDesk(self._client.host, allow_commands, commands, self._client.say)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if self._desk is not None:
+            self._desk.handle(message)
 
     def __repr__(self) -> str:
         return f"<WebSocketSink {self._client!r}>"
@@ -78,4 +94,6 @@ class WebSocketSink:
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait({keeper})
+        if self._desk is not None:
+            await self._desk.close()
         await self._client.disconnect()

@@ -22,13 +22,18 @@ _TEST = re.compile(r"test:(?:(?P<width>\d{2,4})x(?P<height>\d{2,4}))?(?:@(?P<fps
 
 @dataclass(frozen=True, slots=True)
 class AvInput:
-    """Arguments for ``av.open``. ``paced``: the source has no clock of its own and is played by its timestamps."""
+    """Arguments for ``av.open``.
+
+    paced: the source has no clock of its own and is played by its timestamps.
+    child: PyAV's FFmpeg has no such protocol: a child reads it, and ``format`` is what the child passes on.
+    """
 
     url: str = field(repr=False)  # may carry a password
     scheme: str
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     paced: bool = False
+    child: bool = False
 
 
 def av_input(url: str, transport: str = "tcp") -> AvInput:
@@ -42,6 +47,9 @@ def av_input(url: str, transport: str = "tcp") -> AvInput:
     if scheme not in NETWORK_SCHEMES:
         known = ", ".join(sorted(NETWORK_SCHEMES))
         raise StreamRefused(f"cannot read {redact(url)}: unknown scheme", remedy=f"use one of {known}, file or test")
+    if scheme == "srt":
+        # The child has probed it already.
+        return AvInput(normalise_url(url), scheme, "nut", {"probesize": "32", "analyzeduration": "0"}, child=True)
     return AvInput(normalise_url(url), scheme, options=_options(scheme, transport))
 
 

@@ -46,6 +46,11 @@ class Canvas:
         """Width and height in pixels."""
         return self._size
 
+    @property
+    def frame(self) -> av.VideoFrame:
+        """The picture as it is now."""
+        return self._frame
+
     def take(self, image: Image) -> tuple[av.VideoFrame, Planes]:
         """Copy ``image`` in, scaled and letterboxed when it has another size; valid until the next call.
 

@@ -61,6 +61,7 @@ _PALETTE = tuple(
 _CLASS_PART = re.compile(r"[^\d#%]*")  # of "person #12 83 %"
 
 
+@lru_cache(maxsize=512)
 def class_colour(label: str) -> Colour:
     """Return the colour of a label's class: the same in every process, whatever number follows the name."""
     name = _CLASS_PART.match(label)
@@ -84,13 +85,14 @@ class Painter:
             corners = fit.to_target(np.nan_to_num(np.array([box.xyxy for box in overlay.boxes], np.float32)))
             (left, top), (width, height) = fit.offset, fit.content
             corners = np.clip(corners, (left, top, left, top), (left + width, top + height, left + width, top + height))
-            for box, corner in zip(overlay.boxes, corners, strict=True):
+            # Plain numbers from here on: NumPy costs microseconds a call, and there are many calls a picture.
+            for box, corner in zip(overlay.boxes, corners.tolist(), strict=True):
                 self._box(planes, box, corner)
         if overlay.notice:
             self._notice(planes, overlay.notice)
 
-    def _box(self, planes: Planes, box: Box, corner: NDArray[np.float32]) -> None:
-        x1, y1, x2, y2 = self._even(corner)
+    def _box(self, planes: Planes, box: Box, corner: list[float]) -> None:
+        x1, y1, x2, y2 = self._even(*corner)
         colour = ALARM if box.alarm else class_colour(box.label)
         _outline(planes, (x1, y1, x2, y2), colour, 2 * self._line if box.alarm else self._line)
         if not box.label:
@@ -100,13 +102,13 @@ class Painter:
         # Above the box; inside of it where the picture ends.
         _place(planes, tag, x1, y1 - height if y1 >= height else y1)
 
-    def _even(self, corner: NDArray[np.float32]) -> tuple[int, int, int, int]:
+    def _even(self, left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int]:
         """Snap a box outwards to whole colour samples, inside the picture, never smaller than its own lines."""
         least = 4 * self._line
-        x1 = int(np.clip(corner[0], 0, max(0, self._width - least))) & ~1
-        y1 = int(np.clip(corner[1], 0, max(0, self._height - least))) & ~1
-        x2 = (int(np.clip(corner[2], x1 + least, max(self._width, x1 + least))) + 1) & ~1
-        y2 = (int(np.clip(corner[3], y1 + least, max(self._height, y1 + least))) + 1) & ~1
+        x1 = int(_between(left, 0, max(0, self._width - least))) & ~1
+        y1 = int(_between(top, 0, max(0, self._height - least))) & ~1
+        x2 = (int(_between(right, x1 + least, max(self._width, x1 + least))) + 1) & ~1
+        y2 = (int(_between(bottom, y1 + least, max(self._height, y1 + least))) + 1) & ~1
         return x1, y1, x2, y2
 
     def _zone(self, planes: Planes, zone: Zone, fit: Fit) -> None:
@@ -144,6 +146,10 @@ class Painter:
         y, x = top + (height - h) // 2, (self._width - w) // 2
         letters = planes.y[y : y + h, x : x + w]
         letters[:] = _mix(letters, PAPER.y, mask[:h, :w])
+
+
+def _between(value: float, least: float, most: float) -> float:
+    return min(max(value, least), most)
 
 
 @lru_cache(maxsize=512)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
+import av
 import structlog
 
 from sentinel_pipeline.application.ports import SinkReport
@@ -14,9 +18,10 @@ from sentinel_pipeline.domain.overlay import Overlay
 from sentinel_pipeline.domain.streams import PublishSpec
 from sentinel_pipeline.infrastructure.video.canvas import Canvas
 from sentinel_pipeline.infrastructure.video.drawing import Painter
-from sentinel_pipeline.infrastructure.video.encoder import H264Encoder, require_codec
+from sentinel_pipeline.infrastructure.video.encoder import H264Encoder, StreamFormat, require_codec
 from sentinel_pipeline.infrastructure.video.ffmpeg_command import muxer_options
 from sentinel_pipeline.infrastructure.video.output_loop import RETRYING, STARTING, STOPPED
+from sentinel_pipeline.infrastructure.video.outputs import Outputs
 from sentinel_pipeline.infrastructure.video.packet_output import PacketOutput
 
 log = structlog.get_logger(__name__)
@@ -33,7 +38,8 @@ class EncodedSink:
     """
 
     def __init__(self, spec: PublishSpec, stream_id: str, binary: str) -> None:
-        muxer_options(spec.url)
+        for url in spec.urls:
+            muxer_options(url)
         require_codec(spec.codec)
         self._spec = spec
         self._stream_id = stream_id
@@ -41,53 +47,64 @@ class EncodedSink:
         self._canvas: Canvas | None = None
         self._painter: Painter | None = None
         self._encoder: H264Encoder | None = None
-        self._output: PacketOutput | None = None
+        self._outputs: Outputs | None = None
+        self._shown: tuple[Frame, Overlay] | None = None  # what is on the canvas
         self._failure = ""  # why the encoder does not work
         self._lost = 0
         self._next_try = 0.0  # monotonic seconds
+        self._keyframe_wanted = threading.Event()  # an object of its own: outputs that hold on to it do not hold us
         self._lock = threading.Lock()  # between making the output and closing it
         self._closed = False
 
-    def write(self, frame: Frame, overlay: Overlay, slot: int) -> None:
+    def write(self, frame: Frame, overlay: Overlay, slot: int, *, alone: bool = False) -> None:
         """See ``FrameSink``."""
         if self._closed:
             return
-        if self._canvas is None or self._painter is None:
-            self._canvas = Canvas(*(self._spec.size or frame.size))
-            self._painter = Painter(self._canvas.size)
-        picture, planes = self._canvas.take(frame.image)
-        shown = overlay if self._spec.overlay else Overlay(notice=overlay.notice)
-        self._painter.paint(planes, shown, self._canvas.fit)
+        picture = self._painted(frame, overlay if self._spec.overlay else Overlay(notice=overlay.notice))
         try:
-            output, encoder = self._ready(self._canvas.size)
+            outputs, encoder = self._ready((picture.width, picture.height))
+            if alone or self._keyframe_wanted.is_set():
+                self._keyframe_wanted.clear()
+                encoder.request_keyframe()
             packets = encoder.encode(picture, slot)
         except (PublishError, ConfigError) as exc:
             self._encoder_failed(str(exc))
             return
         self._failure = ""
         for packet in packets:
-            output.put(packet)
+            outputs.put(packet)
 
     def report(self) -> SinkReport:
         """See ``FrameSink``. Counters are in pictures."""
-        output = self._output
+        outputs = self._outputs
         state = STOPPED if self._closed else RETRYING if self._failure else STARTING
-        if output is None:
+        if outputs is None:
             return SinkReport(state, self._failure, dropped=self._lost)
-        report = output.report()
+        report = outputs.report()
         if self._failure and not self._closed:
-            return SinkReport(state, self._failure, report.published, report.restarts, report.dropped + self._lost)
-        return SinkReport(report.state, report.reason, report.published, report.restarts, report.dropped + self._lost)
+            report = replace(report, state=state, reason=self._failure)
+        return replace(report, dropped=report.dropped + self._lost)
 
     def close(self) -> None:
         """See ``FrameSink``: at most 3 s."""
         with self._lock:
             self._closed = True
-        if self._output is not None:
-            self._output.close(3.0)
+        if self._outputs is not None:
+            self._outputs.close(3.0)
 
-    def _ready(self, size: tuple[int, int]) -> tuple[PacketOutput, H264Encoder]:
-        """Return encoder and output, made for the first picture or after the encoder has failed."""
+    def _painted(self, frame: Frame, overlay: Overlay) -> av.VideoFrame:
+        """Return the canvas with ``frame`` and ``overlay`` on it; a repetition costs nothing."""
+        if self._canvas is None or self._painter is None:
+            self._canvas = Canvas(*(self._spec.size or frame.size))
+            self._painter = Painter(self._canvas.size)
+        if self._shown is None or self._shown[0] is not frame or self._shown[1] != overlay:
+            _, planes = self._canvas.take(frame.image)
+            self._painter.paint(planes, overlay, self._canvas.fit)
+            self._shown = (frame, overlay)
+        return self._canvas.frame
+
+    def _ready(self, size: tuple[int, int]) -> tuple[Outputs, H264Encoder]:
+        """Return outputs and encoder, made for the first picture or after the encoder has failed."""
         spec = self._spec
         if self._encoder is None:
             if time.monotonic() < self._next_try:
@@ -97,25 +114,22 @@ class EncodedSink:
         with self._lock:
             if self._closed:
                 raise PublishError("stopped")
-            if self._output is None:
-                self._output = self._new_output(self._encoder)
-            return self._output, self._encoder
+            if self._outputs is None:
+                self._outputs = Outputs(self._spec.urls, partial(self._new_output, self._encoder.format))
+                self._outputs.start()
+            return self._outputs, self._encoder
 
-    def _new_output(self, encoder: H264Encoder) -> PacketOutput:
-        output = PacketOutput(
-            self._spec.url,
-            encoder.format,
+    def _new_output(
+        self, stream_format: StreamFormat, url: str, published: Callable[[Sequence[int]], None]
+    ) -> PacketOutput:
+        return PacketOutput(
+            url,
+            stream_format,
             self._binary,
-            request_keyframe=self._request_keyframe,
+            request_keyframe=self._keyframe_wanted.set,
+            published=published,
             stream_id=self._stream_id,
         )
-        output.start()
-        return output
-
-    def _request_keyframe(self) -> None:
-        encoder = self._encoder
-        if encoder is not None:
-            encoder.request_keyframe()
 
     def _encoder_failed(self, reason: str) -> None:
         if not self._failure:

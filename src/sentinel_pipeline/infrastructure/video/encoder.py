@@ -132,7 +132,8 @@ def _open(codec: str, size: tuple[int, int], fps: float, preset: str, bitrate: i
 def _options(codec: str, preset: str, bitrate: int) -> dict[str, str]:
     options = {"maxrate": str(bitrate), "bufsize": str(bitrate // 2)}
     if codec in ("libx264", "libx265"):
-        options |= {"preset": preset, "tune": "zerolatency", "forced-idr": "1"}
+        # Without qmin the rate control spends the whole bit rate on refining a picture that repeats, and much time.
+        options |= {"preset": preset, "tune": "zerolatency", "forced-idr": "1", "qmin": "18"}
         options |= {f"{codec[3:]}-params": "repeat-headers=1"}
     if codec == "libx265":
         options["x265-params"] += ":log-level=error"  # it writes to stderr otherwise

@@ -94,6 +94,12 @@ def pyav_timeout(open_timeout: float, read_timeout: float) -> tuple[float, float
     return (_FOREVER, _FOREVER) if interruptible() else (open_timeout, read_timeout)
 
 
+def call_is_over() -> bool:
+    """Return whether the deadline of this thread is over; for code of our own that PyAV calls back."""
+    current: Deadline | None = getattr(_local, "deadline", None)
+    return current is not None and current.over
+
+
 @contextmanager
 def deadline(seconds: float, cancelled: Callable[[], bool]) -> Iterator[Deadline]:
     """Bound the PyAV calls that this thread makes inside the block, on containers opened with ``pyav_timeout``.

@@ -23,18 +23,13 @@ class NutMuxer:
     def __init__(self, stream_format: StreamFormat) -> None:
         self._tick = Fraction(1) / stream_format.rate
         self._first_slot: int | None = None
-        self._out: list[bytes] = []
+        self._out = _Bytes()
         # Without flush_packets the last packet would wait in a 32 KiB buffer for the next ones.
-        self._container = av.open(self, "w", format="nut", options={"fflags": "+flush_packets"})
+        self._container = av.open(self._out, "w", format="nut", options={"fflags": "+flush_packets"})
         width, height = stream_format.size
         self._stream = self._container.add_mux_stream(
             stream_format.codec, rate=stream_format.rate, width=width, height=height, time_base=self._tick
         )
-
-    def write(self, data: bytes) -> int:
-        """Take bytes from the library (it asks for a file-like object)."""
-        self._out.append(bytes(data))
-        return len(data)
 
     def mux(self, packet: EncodedPacket) -> bytes:
         """Return the bytes to send for ``packet``; the first ones include the header."""
@@ -50,14 +45,25 @@ class NutMuxer:
             self._container.mux(wrapped)
         except (av.error.FFmpegError, ValueError) as exc:
             raise PublishError(f"a packet cannot be wrapped: {exc}") from exc
-        return self._take()
+        return self._out.take()
 
     def close(self) -> bytes:
         """Return the trailer and let go of the library's buffers; may be called more than once."""
         self._container.close()
-        return self._take()
+        return self._out.take()
 
-    def _take(self) -> bytes:
-        data = b"".join(self._out)
-        self._out.clear()
+
+class _Bytes:
+    """What the library writes to. Not the muxer itself, which holds the container: neither would be freed in time."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts.clear()
         return data

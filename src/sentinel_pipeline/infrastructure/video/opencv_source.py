@@ -181,7 +181,7 @@ class OpenCVSource:
             return StreamStalled(f"{self._name} did not answer with video within {self._open_timeout:g} s")
         return StreamError(
             f"OpenCV cannot open {self._name}; it does not say why",
-            remedy="run `sentinel probe` with this URL, or use decode.backend: pyav",
+            remedy="use decode.backend: pyav, which names the reason",
         )
 
     def _raise_if_cancelled(self) -> None:

@@ -80,15 +80,19 @@ class OutputLoop:
         """The child of now, None while there is none."""
         return self._child
 
+    def ask_to_stop(self, timeout: float = 3.0) -> None:
+        """Begin to end the thread and its child, which then have ``timeout`` seconds; ``close`` waits for them."""
+        if self._stop_by == 0.0:
+            self._stop_by = time.monotonic() + timeout
+        self._stop.set()
+        self._feeder.wake()
+
     def close(self, timeout: float = 3.0) -> None:
         """End the thread and its child within ``timeout`` seconds, whatever they are doing.
 
         A healthy child may finish its output; a stuck one is killed. May be called more than once.
         """
-        if self._stop_by == 0.0:
-            self._stop_by = time.monotonic() + timeout
-        self._stop.set()
-        self._feeder.wake()
+        self.ask_to_stop(timeout)
         if not self._thread.is_alive():
             self.state = STOPPED
             return

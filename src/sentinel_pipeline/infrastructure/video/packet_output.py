@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -25,6 +25,7 @@ class PacketOutput:
 
     ``put`` and ``report`` never wait and may be called from any thread; ``close`` ends everything.
     Each child begins at a keyframe, which is asked for by ``request_keyframe``.
+    published: called from the thread with the slots of packets that an accepting server was given.
     Raises ``ConfigError`` for a URL that cannot be published to.
     """
 
@@ -35,6 +36,7 @@ class PacketOutput:
         binary: str,
         *,
         request_keyframe: Callable[[], None],
+        published: Callable[[Sequence[int]], None] = lambda _: None,
         stream_id: str = "",
         retry: Retry | None = None,
         write_timeout: float = 5.0,
@@ -44,6 +46,8 @@ class PacketOutput:
         self._request_keyframe = request_keyframe
         self._queue = PacketQueue(size=max(2, round(2 * stream_format.rate)))
         self._muxer: NutMuxer | None = None
+        self._published = published
+        self._given: list[int] = []  # slots of packets given to a child whose output is not known to be open
         self._new_child = partial(
             FFmpegChild,
             copy_command(binary, url),
@@ -73,6 +77,10 @@ class PacketOutput:
         child = self._loop.child
         return child.pid if child else None
 
+    def ask_to_stop(self, timeout: float = 3.0) -> None:
+        """Begin to stop, without waiting; ``close`` waits."""
+        self._loop.ask_to_stop(timeout)
+
     def close(self, timeout: float = 3.0) -> None:
         """Stop within ``timeout`` seconds; may be called more than once."""
         self._loop.close(timeout)
@@ -85,12 +93,16 @@ class PacketOutput:
 
     def step(self, child: FFmpegChild) -> int:
         """See ``Feeder``."""
-        packet = self._queue.get(_POLL)
-        if packet is None or self._muxer is None:
+        packet, muxer = self._queue.get(_POLL), self._muxer
+        if packet is None or muxer is None:
             child.check()
-            return 0
-        child.write(self._muxer.mux(packet))
-        return 1
+        else:
+            child.write(muxer.mux(packet))
+            self._given.append(packet.pts_slot)
+        if child.opened and self._given:
+            self._published(self._given)
+            self._given = []
+        return int(packet is not None and muxer is not None)
 
     def finish(self, child: FFmpegChild) -> None:
         """See ``Feeder``."""
@@ -100,6 +112,7 @@ class PacketOutput:
     def end(self) -> None:
         """See ``Feeder``."""
         self._queue.end()
+        self._given = []
         muxer, self._muxer = self._muxer, None
         if muxer is not None:
             muxer.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import av
@@ -23,20 +24,14 @@ from sentinel_pipeline.domain.timeline import Timeline
 from sentinel_pipeline.infrastructure.video.av_errors import explain
 from sentinel_pipeline.infrastructure.video.av_input import AvInput, av_input
 from sentinel_pipeline.infrastructure.video.capture_time import captured_at
+from sentinel_pipeline.infrastructure.video.child_input import ChildInput
 from sentinel_pipeline.infrastructure.video.images import AvImage
 from sentinel_pipeline.infrastructure.video.interruptible import Deadline, deadline, pyav_timeout
+from sentinel_pipeline.infrastructure.video.packet_decoder import Decoded, PacketDecoder, Received
 from sentinel_pipeline.infrastructure.video.playback import Playback
 
 _BAD_IN_A_ROW = 100  # packets in a row that the demuxer cannot make sense of, without reading anything in between
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    frame: av.VideoFrame
-    pts: float | None
-    received_at: float  # monotonic
-    received_wall: float  # Unix seconds
-    decode_ms: float
+_IDLE_KEY_S = 60.0  # cameras that save bits make key frames rarer while nothing moves; behind that it is garbage
 
 
 @dataclass(slots=True, repr=False)  # PyAV's repr of a container shows the URL
@@ -45,7 +40,9 @@ class _Connection:
 
     container: InputContainer
     stream: VideoStream
+    child: ChildInput | None  # reads what PyAV cannot
     packets: Iterator[Packet[VideoStream]]
+    decoder: PacketDecoder
     playback: Playback | None  # for sources without a clock of their own
     keyed: bool  # a key frame has been seen: what comes now can be decoded
     key_due: float  # monotonic seconds
@@ -62,6 +59,11 @@ class PyAVSource:
     from any thread and takes effect within that time; only the resolver looking up a host name cannot be cut short.
     Files and the test pattern are played at the pace of their timestamps; ``loop`` starts a file over at its end. Give
     all connections of one stream the same ``timeline``, and stream time goes on across them.
+
+    skip_nonref: leave out the pictures that no other refers to (B-frames, upper temporal layers).
+    idle: asked before each packet by the reading thread; while True only key frames are decoded (``PacketDecoder``).
+    on_packet: called by the reading thread with monotonic seconds for each packet that comes, decoded or not.
+    ffmpeg: the binary that reads SRT; empty takes the one that is found.
     """
 
     def __init__(
@@ -74,38 +76,48 @@ class PyAVSource:
         hwaccel: str = "none",
         loop: bool = False,
         timeline: Timeline | None = None,
+        skip_nonref: bool = False,
+        idle: Callable[[], bool] = lambda: False,
+        on_packet: Callable[[float], None] = lambda _: None,
+        ffmpeg: str = "",
     ) -> None:
+        self._ffmpeg = ffmpeg
+        self._skip_nonref, self._idle, self._on_packet = skip_nonref, idle, on_packet
         self._url, self._name = url, redact(url)
         self._transport, self._hwaccel, self._loop = transport, hwaccel, loop
         self._open_timeout, self._read_timeout = open_timeout, read_timeout
         self._timeline = timeline or Timeline()
         self._cancelled = threading.Event()
         self._connection: _Connection | None = None
-        self._ready: deque[_Decoded] = deque()
+        self._ready: deque[Decoded] = deque()
         self._sequence = 0
-        self._decode_errors = 0
+        self._damaged = 0  # packets that the demuxer could not read, and all damage of earlier connections
 
     def __repr__(self) -> str:
         state = "cancelled" if self._cancelled.is_set() else "open" if self._connection else "closed"
-        return f"<PyAVSource {self._name} {state}, {self._sequence} frames, {self._decode_errors} decode errors>"
+        return f"<PyAVSource {self._name} {state}, {self._sequence} frames, {self.decode_errors} decode errors>"
 
     @property
     def decode_errors(self) -> int:
         """Packets and frames of this connection that were damaged and left out."""
-        return self._decode_errors
+        connection = self._connection
+        return self._damaged + (connection.decoder.errors if connection is not None else 0)
 
     def open(self) -> None:
         """Connect. Raises ``StreamError``, ``StreamRefused``, ``StreamStalled``; within the open time-out."""
         if self._connection is not None:
             raise RuntimeError("this source is open already")
         source = av_input(self._url, self._transport)
-        with deadline(self._open_timeout, self._cancelled.is_set) as limit:
-            container = self._connect(source, limit)
-        try:
-            self._connection = self._choose_stream(container, source)
-        except StreamError:
-            container.close()
-            raise
+        with ExitStack() as undo:
+            child = self._child(source) if source.child else None
+            if child is not None:
+                undo.callback(child.close)
+                child.start()
+            with deadline(self._open_timeout, self._cancelled.is_set) as limit:
+                container = self._connect(source, child, limit)
+            undo.callback(container.close)
+            self._connection = self._choose_stream(container, child, source)
+            undo.pop_all()
         self._timeline.restart()
 
     def read(self) -> Frame:
@@ -138,16 +150,23 @@ class PyAVSource:
         self._ready.clear()
         if connection is None:
             return
+        self._damaged += connection.decoder.errors
         if isinstance(connection.packets, Generator):
             connection.packets.close()  # PyAV's generator holds on to the container
         connection.container.close()
+        if connection.child is not None:
+            connection.child.close()
 
-    def _connect(self, source: AvInput, limit: Deadline) -> InputContainer:
+    def _child(self, source: AvInput) -> ChildInput:
+        timeouts = {"open_timeout": self._open_timeout, "read_timeout": self._read_timeout}
+        return ChildInput(source.url, binary=self._ffmpeg, **timeouts)
+
+    def _connect(self, source: AvInput, child: ChildInput | None, limit: Deadline) -> InputContainer:
         failure: StreamError
         accelerator = self._accelerator()
         try:
             container = av.open(
-                source.url,
+                child or source.url,
                 mode="r",
                 format=source.format,
                 options=source.options,
@@ -156,13 +175,16 @@ class PyAVSource:
                 hwaccel=accelerator,
             )
         except (av.error.FFmpegError, RuntimeError, ValueError, OSError) as exc:
-            failure = self._unanswered(limit) if limit.over else self._explain_open(exc)
+            failure = self._unanswered(limit) if limit.over else self._explain_open(exc, child)
         else:
             if not limit.over:
                 return container
             container.close()  # a probe that is cut short looks like a success
             failure = self._unanswered(limit)
-        raise failure  # outside the except block: no context that carries the URL
+        try:
+            raise failure  # outside the except block: no context that carries the URL
+        finally:
+            del failure  # its traceback holds this frame: together they would be a cycle that holds the connection
 
     def _accelerator(self) -> HWAccel | None:
         if self._hwaccel == "none":
@@ -175,7 +197,9 @@ class PyAVSource:
             )
         return HWAccel(self._hwaccel, allow_software_fallback=False)
 
-    def _explain_open(self, exc: Exception) -> StreamError:
+    def _explain_open(self, exc: Exception, child: ChildInput | None) -> StreamError:
+        if child is not None:
+            return child.explain(f"open {self._name}")
         device_errors = (RuntimeError, av.error.PermissionError, av.error.ExternalError, av.error.UnknownError)
         if self._hwaccel != "none" and isinstance(exc, device_errors):
             return StreamRefused(
@@ -184,7 +208,7 @@ class PyAVSource:
             )
         return explain(exc, f"open {self._name}")
 
-    def _choose_stream(self, container: InputContainer, source: AvInput) -> _Connection:
+    def _choose_stream(self, container: InputContainer, child: ChildInput | None, source: AvInput) -> _Connection:
         if not container.streams.video:
             raise StreamRefused(f"{self._name} carries no video", remedy="check the path in the source URL")
         stream = container.streams.video[0]
@@ -195,15 +219,20 @@ class PyAVSource:
             if other is not stream:
                 other.discard = Discard.all
         context.thread_count = 1  # each further thread delays the picture by one frame
+        if self._skip_nonref:
+            context.skip_frame = "NONREF"
+        intra = context.codec.intra_only or source.scheme == "test"  # those demuxers need not mark key frames
         # A video on a web server comes as fast as the network allows; a live stream has no duration.
         paced = source.paced or (source.scheme.startswith("http") and container.duration is not None)
         return _Connection(
             container=container,
             stream=stream,
+            child=child,
             packets=container.demux(stream),
+            decoder=PacketDecoder(context, self._idle, intra=intra),
             playback=Playback() if paced else None,
-            keyed=context.codec.intra_only or source.scheme == "test",  # those demuxers need not mark key frames
-            key_due=time.monotonic() + max(self._open_timeout, self._read_timeout),
+            keyed=intra,
+            key_due=time.monotonic() + self._key_timeout,
         )
 
     def _next_packet(self, connection: _Connection, limit: Deadline) -> Packet[VideoStream]:
@@ -212,49 +241,60 @@ class PyAVSource:
             try:
                 packet = next(connection.packets)
             except StopIteration:
-                failure = self._stalled(connection, limit) if limit.over else StreamEnded(f"{self._name} ended")
+                failure = self._stalled(connection, limit) if limit.over else self._ended(connection)
                 break
             except (av.error.FFmpegError, RuntimeError, OSError) as exc:
                 failure = self._stalled(connection, limit) if limit.over else explain(exc, f"read {self._name}")
                 if limit.over or not isinstance(exc, av.error.InvalidDataError):
                     break
-                self._decode_errors += 1
+                self._damaged += 1
                 connection.demux_again()
             else:
                 return packet
-        raise failure  # outside the except block: no context that carries the URL
+        try:
+            raise failure  # outside the except block: no context that carries the URL
+        finally:
+            del failure  # its traceback holds this frame: together they would be a cycle that holds the connection
 
     def _decode(self, connection: _Connection, packet: Packet[VideoStream], limit: Deadline) -> None:
         """Put what the packet yields into ``_ready``; the last packet of a stream is empty and yields what is left."""
-        received_at, received_wall = time.monotonic(), time.time()
-        if packet.size and not connection.keyed:
-            if not packet.is_keyframe:
-                limit.extend(min(self._read_timeout, connection.key_due - received_at))
+        received = Received(packet, time.monotonic(), time.time())
+        if packet.size:
+            self._on_packet(received.at)
+            if not self._expects(connection, received, limit):
                 return
-            connection.keyed = True
-        started = time.thread_time()
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError as exc:
-            self._decode_errors += not isinstance(exc, av.error.EOFError)
-            return
-        decode_ms = (time.thread_time() - started) * 1e3 / max(1, len(frames))
-        for frame in frames:
-            if frame.is_corrupt:
-                self._decode_errors += 1
-            else:
-                self._ready.append(_Decoded(frame, frame.time, received_at, received_wall, decode_ms))
+        self._ready += connection.decoder.decode(received)
         if self._loop and connection.playback is not None and not packet.size:
             connection.container.seek(0)
             connection.demux_again()
 
-    def _held_back(self, playback: Playback, decoded: _Decoded) -> _Decoded:
+    def _expects(self, connection: _Connection, received: Received, limit: Deadline) -> bool:
+        """Return whether the packet can be decoded: before the first key frame none can.
+
+        Then, and while only key frames are decoded, packets count as life for as long as a key frame may take.
+        """
+        packet, idling, now = received.packet, connection.decoder.idling, received.at
+        if connection.playback is not None and idling:
+            # Pictures are held back to the pace of a file, and between key frames there are none.
+            self._wait(connection.playback, _seconds(packet), now)
+            now = time.monotonic()
+        if packet.is_keyframe:
+            connection.keyed = True
+            connection.key_due = now + max(_IDLE_KEY_S, self._key_timeout)
+        if (not connection.keyed or idling) and not limit.over:  # cut short, the parser hands out what it held back
+            limit.extend(min(self._read_timeout, connection.key_due - now))
+        return connection.keyed
+
+    def _held_back(self, playback: Playback, decoded: Decoded) -> Decoded:
         """Wait until it is the picture's turn; that is when a file's picture counts as received."""
-        if self._cancelled.wait(playback.wait(decoded.pts, time.monotonic())):
-            raise self._was_cancelled()
+        self._wait(playback, decoded.pts, time.monotonic())
         return replace(decoded, received_at=time.monotonic(), received_wall=time.time())
 
-    def _frame(self, connection: _Connection, decoded: _Decoded) -> Frame:
+    def _wait(self, playback: Playback, pts: float | None, now: float) -> None:
+        if self._cancelled.wait(playback.wait(pts, now)):
+            raise self._was_cancelled()
+
+    def _frame(self, connection: _Connection, decoded: Decoded) -> Frame:
         realtime = None if connection.playback else connection.container.start_time_realtime
         frame = Frame(
             image=AvImage(decoded.frame),
@@ -266,6 +306,14 @@ class PyAVSource:
         )
         self._sequence += 1
         return frame
+
+    @property
+    def _key_timeout(self) -> float:
+        return max(self._open_timeout, self._read_timeout)
+
+    def _ended(self, connection: _Connection) -> StreamError:
+        child = connection.child
+        return child.explain(f"read {self._name}") if child is not None else StreamEnded(f"{self._name} ended")
 
     def _was_cancelled(self) -> StreamEnded:
         return StreamEnded(f"reading {self._name} was cancelled")
@@ -281,11 +329,15 @@ class PyAVSource:
     def _stalled(self, connection: _Connection, limit: Deadline) -> StreamError:
         if limit.cancelled:
             return self._was_cancelled()
-        if not connection.keyed:
-            waited = max(self._open_timeout, self._read_timeout)
+        if not connection.keyed or (connection.decoder.idling and time.monotonic() >= connection.key_due):
+            waited = max(_IDLE_KEY_S, self._key_timeout) if connection.keyed else self._key_timeout
             return StreamStalled(
                 f"{self._name} sends packets but no key frame within {waited:g} s",
                 remedy="shorten the key frame interval at the camera, or raise decode.open_timeout",
             )
-        damaged = f"; {self._decode_errors} damaged packets so far" if self._decode_errors else ""
+        damaged = f"; {self.decode_errors} damaged packets so far" if self.decode_errors else ""
         return StreamStalled(f"{self._name} sent no picture for {self._read_timeout:g} s{damaged}")
+
+
+def _seconds(packet: Packet[VideoStream]) -> float | None:
+    return None if packet.pts is None or packet.time_base is None else float(packet.pts * packet.time_base)

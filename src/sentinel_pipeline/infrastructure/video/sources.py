@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sentinel_pipeline.application.ports import FrameSource
 from sentinel_pipeline.domain.streams import DecodeSpec
 from sentinel_pipeline.domain.timeline import Timeline
@@ -9,10 +11,19 @@ from sentinel_pipeline.infrastructure.video.opencv_source import OpenCVSource
 from sentinel_pipeline.infrastructure.video.pyav_source import PyAVSource
 
 
-def open_source(spec: DecodeSpec, url: str, *, timeline: Timeline | None = None) -> FrameSource:
+def open_source(
+    spec: DecodeSpec,
+    url: str,
+    *,
+    timeline: Timeline | None = None,
+    idle: Callable[[], bool] = lambda: False,
+    on_packet: Callable[[float], None] = lambda _: None,
+    ffmpeg: str = "",
+) -> FrameSource:
     """Return a source for one connection, not yet connected.
 
-    ``timeline`` carries stream time over from one connection of a stream to the next. The test pattern is PyAV's alone.
+    ``timeline`` carries stream time over from one connection of a stream to the next. ``idle``, ``on_packet`` and
+    ``ffmpeg``: see ``PyAVSource``; OpenCV shows neither packets nor key frames. The test pattern is PyAV's alone.
     """
     if spec.backend == "opencv" and not url.startswith("test:"):
         return OpenCVSource(
@@ -29,4 +40,8 @@ def open_source(spec: DecodeSpec, url: str, *, timeline: Timeline | None = None)
         read_timeout=spec.read_timeout,
         hwaccel=spec.hwaccel,
         timeline=timeline,
+        skip_nonref=spec.skip == "nonref",
+        idle=idle,
+        on_packet=on_packet,
+        ffmpeg=ffmpeg,
     )

@@ -22,6 +22,7 @@ def make_app(report: Callable[[], Report], token: str) -> FastAPI:
     _guard(app, token)
     _routes(app, report)
     app.add_exception_handler(HTTPException, _problem)
+    app.add_exception_handler(Exception, _problem)
     return app
 
 

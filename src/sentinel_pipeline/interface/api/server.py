@@ -57,13 +57,15 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
+        host.encode("idna")  # where the name cannot be encoded, bind raises a TypeError that says nothing
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:
         listener.close()
+        why = exc.strerror if isinstance(exc, OSError) else "not the name of a host"
         raise SentinelError(
-            f"the API cannot listen on {host}:{port}: {exc.strerror}",
+            f"the API cannot listen on {host}:{port}: {why}",
             remedy="choose another address with api.listen, or stop the program that uses it",
         ) from exc
     return listener

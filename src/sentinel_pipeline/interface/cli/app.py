@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import orjson
 import typer
 
-from sentinel_pipeline.interface.cli.output import complain, emit, machine, say
+from sentinel_pipeline.domain.errors import ConfigError
+from sentinel_pipeline.domain.events import EventStage
+from sentinel_pipeline.interface.cli.output import complain, emit, explain, machine, say
 from sentinel_pipeline.interface.cli.program import EventArchive, Program
 
 if TYPE_CHECKING:
@@ -20,8 +25,13 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON also on a terminal.")]
 DurationOption = Annotated[str | None, typer.Option(metavar="TIME", help="End by itself after this time: 30s, 5m.")]
-LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many at most.")]
 ReportOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a JSON report here at the end.")]
+
+
+T = TypeVar("T")
+
+_URL = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost one of the slashes
 
 
 def make_app(program: Program) -> typer.Typer:
@@ -36,6 +46,7 @@ def make_app(program: Program) -> typer.Typer:
     )
     _add_running(app, program)
     _add_checking(app, program)
+    _add_measuring(app, program)
     _add_asking(app, program)
     app.add_typer(_events(program), name="events")
     return app
@@ -87,13 +98,44 @@ def _add_checking(app: typer.Typer, program: Program) -> None:
         say(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
+def _add_measuring(app: typer.Typer, program: Program) -> None:
+    @app.command()
+    def bench(
+        size: Annotated[str, typer.Option(metavar="WxH", help="Size of the cameras' pictures.")] = "1920x1080",
+        fps: Annotated[float, typer.Option(min=1, max=120, help="Their frames per second.")] = 25.0,
+        analyse_fps: Annotated[float, typer.Option(min=0, max=60, help="Analysed per second; 0: none.")] = 5.0,
+        model: Annotated[str, typer.Option(help="The built-in model to analyse with.")] = "nanodet-g-416",
+        publish: Annotated[bool, typer.Option(help="Whether the annotated streams are published.")] = True,
+        duration: Annotated[str, typer.Option(metavar="TIME", help="Length of each trial.")] = "15s",
+        verify: Annotated[bool, typer.Option(help="Whether to try the answer.")] = True,
+        report: ReportOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        """Measure how many cameras this machine carries, and what runs out first; takes a minute or two."""
+        from sentinel_pipeline.interface.cli.bench_view import bench_text
+        from sentinel_pipeline.interface.config.units import parse_picture
+
+        try:
+            pixels = parse_picture(size)
+        except ValueError as exc:
+            raise typer.BadParameter(f"{exc}; write it like 1280x720", param_hint="--size") from None
+        wanted = {"size": pixels, "fps": fps, "analyse_fps": analyse_fps, "model": model, "publish": publish}
+        result = program.bench(wanted, seconds=_seconds(duration) or 15.0, verify=verify, report=report)
+        if machine(json):
+            emit(result)
+        else:
+            say(bench_text(result))
+
+
 def _add_asking(app: typer.Typer, program: Program) -> None:
     @app.command()
     def status(config: ConfigOption = None, json: JsonOption = False) -> None:
         """Ask the running program how its streams, sinks and models are."""
         host, port, token = "127.0.0.1", 8080, os.environ.get("SENTINEL_TOKEN", "")
         if config is not None:
-            api = _load(config).api
+            from sentinel_pipeline.interface.config import load_api
+
+            api = _read(config, load_api)
             host, port, token = api.host, api.port, api.token
         report = program.status(host, port, token)
         if machine(json):
@@ -128,24 +170,22 @@ def _events(program: Program) -> typer.Typer:
         limit: LimitOption = 50,
         stream: Annotated[str | None, typer.Option(help="Of this stream only.")] = None,
         type: Annotated[str | None, typer.Option(help="Of this event type only.")] = None,
-        stage: Annotated[str | None, typer.Option(help="DETECTED, CONFIRMED or CLEARED only.")] = None,
+        stage: Annotated[EventStage | None, typer.Option(case_sensitive=False, help="Of this stage only.")] = None,
     ) -> None:
         """List the newest events, oldest first, with the sinks that still wait for them."""
-        newest = _archive(program, config).list(limit, stream=stream, type=type, stage=stage)
+        newest = _archive(program, config).list(limit, stream=stream, type=type, stage=stage and str(stage))
         for stored in reversed(newest):
             waiting = ", ".join(stored.pending_for)
             _show_line(stored.body, json, f"waits for {waiting}" if waiting else "")
 
     @events.command()
-    def show(event_id: str, config: ConfigOption = None) -> None:
+    def show(event_id: str, config: ConfigOption = None, json: JsonOption = False) -> None:
         """Show one event whole."""
-        import json
-
-        stored = _archive(program, config).show(event_id)
-        if machine():
-            emit(json.loads(stored.body))
+        event = orjson.loads(_archive(program, config).show(event_id).body)
+        if machine(json):
+            emit(event)
         else:
-            say(json.dumps(json.loads(stored.body), indent=2, ensure_ascii=False))
+            say(orjson.dumps(event, option=orjson.OPT_INDENT_2).decode())
 
     @events.command()
     def dead(config: ConfigOption = None, json: JsonOption = False, limit: LimitOption = 50) -> None:
@@ -158,10 +198,14 @@ def _events(program: Program) -> typer.Typer:
         event_ids: list[str],
         config: ConfigOption = None,
         sink: Annotated[str | None, typer.Option(help="To this sink only.")] = None,
+        json: JsonOption = False,
     ) -> None:
         """Send events again, under the ids that they have."""
         count = _archive(program, config).replay(event_ids, sink=sink)
-        say(f"{count} events will be sent again" if not machine() else f'{{"replayed": {count}}}')
+        if machine(json):
+            emit({"replayed": count})
+        else:
+            say(f"{count} events will be sent again")
 
     return events
 
@@ -179,17 +223,29 @@ def _show_line(body: bytes, as_json: bool, note: str, **more: Any) -> None:
 
 
 def _archive(program: Program, config: Path | None) -> EventArchive:
-    return program.archive(_load(config).outbox.path if config is not None else Path("var/outbox.db"))
+    from sentinel_pipeline.interface.config import load_outbox
+
+    return program.archive(_read(config, load_outbox).path if config is not None else Path("var/outbox.db"))
 
 
 def _load(path: Path) -> Config:
-    """Load a configuration; print every fault and leave with code 2 when there are any."""
-    from sentinel_pipeline.interface.config import ConfigProblems, format_problems, load_config
+    from sentinel_pipeline.interface.config import load_config
 
+    return _read(path, load_config)
+
+
+def _read(path: Path, load: Callable[[Path, Mapping[str, str]], T]) -> T:
+    """Load a configuration, or a part of it; print every fault and leave with code 2 when there are any."""
+    from sentinel_pipeline.interface.config import ConfigProblems, format_problems
+
+    if _URL.match(str(path)):  # not shown: what looks like a camera's address may hold its password
+        raise ConfigError(
+            "this is a URL, not a file", remedy="write it as `source` of a stream in a configuration file"
+        )
     try:
-        return load_config(path, os.environ)
+        return load(path, os.environ)
     except ConfigProblems as exc:
-        complain(format_problems(exc.problems))
+        explain(format_problems(exc.problems))
         if machine():
             for problem in exc.problems:
                 emit(

@@ -18,12 +18,35 @@ def machine(as_json: bool = False) -> bool:
 
 def emit(value: Mapping[str, Any]) -> None:
     """Print one JSON line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal without Unicode, or half a character from a file name
+        line = json.dumps(value)
+    _write(line)
 
 
 def say(text: str) -> None:
     """Print a line for a person, on standard output."""
-    sys.stdout.write(text + "\n")
+    encoding = sys.stdout.encoding or "utf-8"
+    _write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _write(line: str) -> None:
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # the reader had enough: no failure of ours to explain
+    except OSError as exc:
+        raise SentinelError(
+            f"the output cannot be written: {exc.strerror}", remedy="free space there, or write elsewhere"
+        ) from exc
+
+
+def explain(text: str) -> None:
+    """Print a text on standard error that was made for the reader, without redaction: it would mangle examples."""
+    sys.stderr.write(text + "\n")
 
 
 def complain(error: SentinelError | str) -> None:

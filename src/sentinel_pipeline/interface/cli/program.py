@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +59,10 @@ class Program(Protocol):
 
     def demo(self, *, streams: int, duration: float | None, report: Path | None) -> int:
         """Run the demo; return the exit code."""
+        ...
+
+    def bench(self, wanted: Mapping[str, Any], *, seconds: float, verify: bool, report: Path | None) -> dict[str, Any]:
+        """Measure how many cameras this machine carries; ``wanted`` are the fields of a workload."""
         ...
 
     def archive(self, path: Path) -> EventArchive:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from sentinel_pipeline.domain.credentials import normalise_url, split_credentials
 from sentinel_pipeline.interface.config.fields import fault
@@ -16,7 +18,18 @@ SOURCE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "srt", "udp
 PUBLISH_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt")
 PUBLISH_FILES = (".mp4", ".mkv", ".ts")
 _NEEDS_PORT = ("srt", "udp")  # they have no default
-_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443, "ws": 80, "wss": 443}
+_PORTS = {
+    "rtsp": 554,
+    "rtsps": 322,
+    "rtmp": 1935,
+    "rtmps": 443,
+    "http": 80,
+    "https": 443,
+    "ws": 80,
+    "wss": 443,
+    "mqtt": 1883,
+    "mqtts": 8883,
+}
 
 _TEST = re.compile(r"test:(?:([0-9]{2,4})x([0-9]{2,4}))?(?:@([0-9]{1,3}))?", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -45,13 +58,52 @@ def _http(value: str) -> str:
     return _network(value, ("http", "https"), "an http sink", ("ws", "wss"), "type: websocket")
 
 
+def _status(value: str) -> str:
+    return _network(value, ("http", "https"), "the API of a media server")
+
+
 def _websocket(value: str) -> str:
     return _network(value, ("ws", "wss"), "a websocket sink", ("http", "https"), "type: http")
 
 
+def _mqtt(value: str) -> str:
+    url = _network(value, ("mqtt", "mqtts"), "an mqtt sink", ("tcp", "ssl"), "mqtt:// or mqtts://")
+    parts = urlsplit(url)
+    prefix = unquote(parts.path).strip("/")
+    if parts.query or parts.fragment or any(character in prefix for character in "+#\0") or prefix.startswith("$"):
+        raise fault(
+            "the path of this URL is no topic prefix", "write mqtt://host:1883/topic/prefix, without ? # + and $ in it"
+        )
+    return url
+
+
+def _listed(one: Callable[[str], str]) -> Callable[[object], tuple[str, ...]]:
+    """Return what reads one address or a list of them. A fault in a list says which of them it is about."""
+
+    def read(value: object) -> tuple[str, ...]:
+        if isinstance(value, str):
+            return (one(value),)
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(item, str) for item in value):
+            raise fault("{value} is not an address", "write a URL, or a list of URLs")
+        return tuple(_numbered(one, number, item) for number, item in enumerate(value, 1))
+
+    return read
+
+
+def _numbered(one: Callable[[str], str], number: int, value: str) -> str:
+    try:
+        return one(value)
+    except PydanticCustomError as exc:
+        context = exc.context or {}
+        raise fault(f"address {number} of the list: {context['message']}", context["remedy"]) from None
+
+
 SourceUrl = Annotated[str, AfterValidator(_camera)]
-PublishUrl = Annotated[str, AfterValidator(_output)]
+_SOME_TEXT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+PublishUrls = Annotated[tuple[str, ...], BeforeValidator(_listed(_output)), WithJsonSchema(_SOME_TEXT)]
+WatchUrls = Annotated[tuple[str, ...], BeforeValidator(_listed(_status)), WithJsonSchema(_SOME_TEXT)]
 HttpUrl = Annotated[str, AfterValidator(_http)]
+MqttUrl = Annotated[str, AfterValidator(_mqtt)]
 WebSocketUrl = Annotated[str, AfterValidator(_websocket)]
 
 

@@ -24,6 +24,8 @@ def check_streams(document: Document, base: Path) -> Iterator[Problem]:
         path: Steps = ("streams", stream)
         yield from _source_file(document, path, node, base)
         yield from _waits(document, path, node)
+        yield from _skipping(document, path, node)
+        yield from _watching(document, path, node)
         yield from _rules(document, path, node)
         yield from _output(document, path, node, outputs, base)
 
@@ -48,6 +50,37 @@ def _waits(document: Document, path: Steps, node: Node) -> Iterator[Problem]:
         message = "the first wait is longer than the longest"
         where = (*path, "reconnect", "base_delay" if first else "max_delay")
         yield document.problem(where, message, "make `base_delay` at most `max_delay`", at_key=True)
+
+
+def _skipping(document: Document, path: Steps, node: Node) -> Iterator[Problem]:
+    skip, where = node.text("decode", "skip"), (*path, "decode", "skip")
+    if skip in ("nonref", "idle") and node.text("decode", "backend") == "opencv":
+        message = "OpenCV cannot leave pictures out"
+        yield document.problem(where, message, "remove `backend: opencv`, or write `skip: none`")
+    motion = node.at("analyse", "motion", "enabled")
+    if skip == "idle" and (motion is None or not is_true(motion)):
+        message = "without the motion gate nobody knows when nothing moves"
+        yield document.problem(where, message, "set `analyse.motion.enabled: true`, or write `skip: none`")
+
+
+def _watching(document: Document, path: Steps, node: Node) -> Iterator[Problem]:
+    if node.text("publish", "when") != "watched":
+        return
+    where: Steps = (*path, "publish", "when")
+    if node.at("publish", "watch", "url") is None:
+        message = "nobody says who watches"
+        yield document.problem(where, message, "add `watch: {url: http://127.0.0.1:9997/v3/paths/get/NAME}`")
+    if any(is_local(url) for _, url in _addresses(node)):
+        yield document.problem(where, "nobody can be seen watching a file", "remove the file, or write `when: always`")
+
+
+def _addresses(node: Node) -> Iterator[tuple[Steps, str]]:
+    """Yield the path below the stream, and the text, of each address that it publishes to."""
+    one = node.text("publish", "url")
+    if one is not None:
+        yield ("publish", "url"), one
+    for index, text in node.texts("publish", "url"):
+        yield ("publish", "url", index), text
 
 
 def _rules(document: Document, path: Steps, node: Node) -> Iterator[Problem]:
@@ -75,18 +108,28 @@ def _ends(document: Document, where: Steps, rule: Node) -> Iterator[Problem]:
 
 
 def _output(document: Document, path: Steps, node: Node, outputs: dict[str, str], base: Path) -> Iterator[Problem]:
-    where = (*path, "publish", "url")
-    target = _target(node.text("publish", "url"), base)
     enabled = node.child("enabled")
-    if not target or (enabled is not None and is_false(enabled)):
+    if enabled is not None and is_false(enabled):
+        return
+    for below, url in _addresses(node):
+        yield from _target_of(document, (*path, *below), node, url, outputs, base)
+
+
+def _target_of(
+    document: Document, where: Steps, node: Node, url: str, outputs: dict[str, str], base: Path
+) -> Iterator[Problem]:
+    target, stream = _target(url, base), str(where[1])
+    if not target:
         return
     if target == _target(node.text("source"), base):
         message = "this is where the stream comes from"
         yield document.problem(where, message, "publish to another path, such as …/annotated")
+    elif outputs.get(target) == stream:
+        yield document.problem(where, "this address is in the list twice", "remove one of the two")
     elif target in outputs:
         message = f"the stream {outputs[target]} publishes to this address already"
         yield document.problem(where, message, "give each stream an address of its own")
-    outputs.setdefault(target, str(path[-1]))
+    outputs.setdefault(target, stream)
     folder = Path(target).parent
     if target.startswith("/") and target.lower().endswith(PUBLISH_FILES) and not os.path.isdir(folder):
         message = "the folder of this file does not exist"

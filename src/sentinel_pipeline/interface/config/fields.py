@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandle
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sentinel_pipeline.domain.geometry import Point
+from sentinel_pipeline.domain.settings import COMMANDS
 from sentinel_pipeline.interface.config.units import (
     BITRATES,
     DURATIONS,
@@ -173,6 +174,17 @@ CodecName = Annotated[
     AfterValidator(
         _matching(r"[a-z0-9_]{1,32}", "the name of an encoder", "write FFmpeg's name of it, such as libx264")
     ),
+]
+TopicName = Annotated[
+    str,
+    AfterValidator(
+        _matching(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", "the name of a topic", "write letters, digits, - _ and /")
+    ),
+]
+CommandName = Annotated[
+    str,
+    AfterValidator(_matching("|".join(COMMANDS), "a command", "write " + ", ".join(COMMANDS))),
+    WithJsonSchema({"type": "string", "enum": list(COMMANDS)}),
 ]
 PresetName = Annotated[
     str, AfterValidator(_matching(r"[a-z0-9_-]{1,32}", "the name of a preset", "write a preset such as ultrafast"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -15,11 +16,15 @@ from sentinel_pipeline.interface.config import translate
 from sentinel_pipeline.interface.config.combinations import check_process, check_sinks, check_streams
 from sentinel_pipeline.interface.config.explain import explain
 from sentinel_pipeline.interface.config.problems import ConfigProblems, Problem
+from sentinel_pipeline.interface.config.process_sections import ApiSection, OutboxSection
 from sentinel_pipeline.interface.config.reading import read_document
 from sentinel_pipeline.interface.config.references import check_detection, check_models
 from sentinel_pipeline.interface.config.root_section import RootSection
+from sentinel_pipeline.interface.config.section import Section
 from sentinel_pipeline.interface.config.tree import Document
 from sentinel_pipeline.interface.config.unsupported import refuse_unsupported
+
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,32 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         runtime=translate.runtime_spec(root.runtime, base),
         path=path.absolute(),
     )
+
+
+def load_api(path: Path, environ: Mapping[str, str]) -> ApiSpec:
+    """Read the section ``api`` only: who asks a running program need not know the cameras' passwords.
+
+    Raises ``ConfigProblems`` with what is wrong with that section, or with the file as YAML.
+    """
+    return translate.api_spec(_section(path, environ, "api", ApiSection))
+
+
+def load_outbox(path: Path, environ: Mapping[str, str]) -> OutboxSpec:
+    """Read the section ``outbox`` only; see ``load_api``."""
+    return translate.outbox_spec(_section(path, environ, "outbox", OutboxSection), path.absolute().parent)
+
+
+def _section(path: Path, environ: Mapping[str, str], name: str, kind: type[S]) -> S:
+    document, found = read_document(path, environ)
+    problems = [problem for problem in found if problem.where.partition(".")[0] in ("", name)]
+    try:
+        section = kind.model_validate(document.root.plain().get(name))
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_input=False)
+        problems += explain([{**error, "loc": (name, *error["loc"])} for error in errors], document)
+    if problems:
+        raise ConfigProblems(problems)
+    return section
 
 
 def _validate(document: Document) -> tuple[RootSection | None, list[Problem]]:

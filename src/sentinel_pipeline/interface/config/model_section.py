@@ -40,8 +40,10 @@ def _model_file(value: str) -> str:
 class BatchSection(Section):
     """How pictures of several streams are put together for one inference."""
 
-    max_size: Annotated[int, Quantity(WHOLE, 1, 256)] = optional(
-        8, "Most pictures in one inference. A model file with a fixed batch overrides it."
+    max_size: Annotated[int | None, Quantity(WHOLE, 1, 256, optional=True)] = optional(
+        None,
+        "Most pictures in one inference; null: 8 on a GPU, 1 on a processor, where batches only add latency."
+        " A model file with a fixed batch overrides it.",
     )
     max_wait: Annotated[float, Quantity(DURATION, 0, "1s")] = optional(
         "5ms", "How long an incomplete batch waits for more pictures. It adds to the latency of every frame."

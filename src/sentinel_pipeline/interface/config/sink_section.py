@@ -6,8 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sentinel_pipeline.interface.config.addresses import HttpUrl, WebSocketUrl
-from sentinel_pipeline.interface.config.fields import DURATION, WHOLE, HeaderName, HeaderValue, Quantity
+from sentinel_pipeline.interface.config.addresses import HttpUrl, MqttUrl, WebSocketUrl
+from sentinel_pipeline.interface.config.fields import (
+    DURATION,
+    WHOLE,
+    CommandName,
+    HeaderName,
+    HeaderValue,
+    Quantity,
+    TopicName,
+)
 from sentinel_pipeline.interface.config.section import Section, optional, required
 
 
@@ -19,9 +27,6 @@ class SinkBatchSection(Section):
 
 
 class _Sink(Section):
-    headers: dict[HeaderName, HeaderValue] = optional(
-        {}, "Headers of every request, such as Authorization. Values are never shown.", secret=True
-    )
     batch: SinkBatchSection = optional({}, "Batching of events.")
     timeout: Annotated[float, Quantity(DURATION, "100ms", "10m")] = optional(
         "10s", "How long one attempt to deliver may take."
@@ -29,7 +34,13 @@ class _Sink(Section):
     verify_tls: bool = optional(written=True, description="Check the receiver's certificate. false only for tests.")
 
 
-class HttpSink(_Sink):
+class _WithHeaders(_Sink):
+    headers: dict[HeaderName, HeaderValue] = optional(
+        {}, "Headers of every request, such as Authorization. Values are never shown.", secret=True
+    )
+
+
+class HttpSink(_WithHeaders):
     """Events by HTTP POST, a JSON array each time."""
 
     type: Literal["http"] = required("Kind of receiver: http.")
@@ -39,13 +50,29 @@ class HttpSink(_Sink):
     format: Literal["json", "cloudevents"] = optional("json", "Wire form 1, or a CloudEvents 1.0 batch.")
 
 
-class WebSocketSink(_Sink):
+class WebSocketSink(_WithHeaders):
     """Events over one WebSocket that is kept open."""
 
     type: Literal["websocket"] = required("Kind of receiver: websocket.")
     url: WebSocketUrl = required(
         "ws:// or wss:// address of the receiver.", secret=True, example="wss://vms.example/ws/events"
     )
+    allow_commands: tuple[CommandName, ...] = optional(
+        (), "What the server may ask for: snapshot, restart_stream, ping. Everything else is answered with an error."
+    )
 
 
-SinkSection = Annotated[HttpSink | WebSocketSink, Field(discriminator="type")]
+class MqttSink(_Sink):
+    """Events to an MQTT 5 broker, QoS 1, a JSON array each time. Needs the extra brokers."""
+
+    type: Literal["mqtt"] = required("Kind of receiver: mqtt.")
+    url: MqttUrl = required(
+        "mqtt:// or mqtts:// address of the broker, with the prefix of all topics as its path (sentinel without one).",
+        secret=True,
+        example="mqtt://user:${MQTT_PASSWORD}@broker.example:1883/site/a",
+    )
+    discovery: bool = optional(written=False, description="Tell Home Assistant of the streams and rules.")
+    discovery_prefix: TopicName = optional("homeassistant", "Home Assistant's discovery prefix.")
+
+
+SinkSection = Annotated[HttpSink | WebSocketSink | MqttSink, Field(discriminator="type")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from sentinel_pipeline.interface.config.addresses import PublishUrl, SourceUrl
+from sentinel_pipeline.interface.config.addresses import PublishUrls, SourceUrl, WatchUrls
 from sentinel_pipeline.interface.config.fields import (
     BITRATE,
     DURATION,
@@ -40,7 +40,11 @@ class DecodeSection(Section):
         2, "Frames kept for analysis and publishing; the oldest is dropped."
     )
     hwaccel: Literal["none", "auto", "cuda", "vaapi", "qsv"] = optional("none", "Hardware decoder.")
-    skip: Literal["none", "nonref", "nonkey"] = optional("none", "Frames that are not decoded at all.")
+    skip: Literal["none", "nonref", "idle"] = optional(
+        "none",
+        "Pictures that are not decoded. nonref: those that no other needs (B-frames). idle: all but key frames, while"
+        " nothing moves; needs `analyse.motion.enabled`.",
+    )
 
 
 class ReconnectSection(Section):
@@ -112,11 +116,23 @@ class PrivacySection(Section):
     method: Literal["pixelate", "blur", "fill"] = optional("pixelate", "How.")
 
 
+class WatchSection(Section):
+    """Who is asked whether somebody watches."""
+
+    url: WatchUrls = required(
+        "What says who watches: MediaMTX's http://host:9997/v3/paths/get/NAME, or anything that answers with a number"
+        ' or {"readers": number} in JSON. Or a list, one per media server.',
+        secret=True,
+        example="http://127.0.0.1:9997/v3/paths/get/gate",
+    )
+
+
 class PublishSection(Section):
     """Where and how the picture is republished."""
 
-    url: PublishUrl = required(
-        "rtsp://, rtsps://, rtmp://, rtmps:// or srt:// address, or a file ending in .mp4, .mkv or .ts.",
+    url: PublishUrls = required(
+        "rtsp://, rtsps://, rtmp://, rtmps:// or srt:// address, or a file ending in .mp4, .mkv or .ts. Or a list of"
+        " them: the picture is encoded once, and an address that does not work does not hurt the others.",
         secret=True,
         example="rtsp://127.0.0.1:8554/gate",
     )
@@ -126,7 +142,12 @@ class PublishSection(Section):
     preset: PresetName = optional("ultrafast", "Preset of the software encoder. Slower ones need fewer bits.")
     bitrate: Annotated[int, Quantity(BITRATE, "10k", "200M")] = optional("2M", "Bits per second.")
     overlay: bool = optional(written=True, description="Draw boxes, labels and zones.")
-    when: Literal["always", "watched"] = optional("always", "Publish always, or only while somebody watches.")
+    when: Literal["always", "watched"] = optional(
+        "always",
+        "watched: while nobody watches only a picture every two seconds goes out, so that the path is there to be"
+        " watched. Needs `watch`.",
+    )
+    watch: WatchSection | None = optional(None, "Who is asked whether somebody watches. Asked once a second.")
     on_signal_loss: Literal["hold", "stop"] = optional(
         "hold", "While the camera is away: hold shows its last picture with a mark, stop ends the output."
     )

@@ -29,7 +29,7 @@ from sentinel_pipeline.interface.config.model_section import ModelSection
 from sentinel_pipeline.interface.config.process_sections import ApiSection, OutboxSection, RuntimeSection, split_listen
 from sentinel_pipeline.interface.config.root_section import RootSection
 from sentinel_pipeline.interface.config.rule_sections import DwellRule, LineRule, ZoneRule
-from sentinel_pipeline.interface.config.sink_section import HttpSink, WebSocketSink
+from sentinel_pipeline.interface.config.sink_section import HttpSink, MqttSink, WebSocketSink
 from sentinel_pipeline.interface.config.stream_section import (
     AnalyseSection,
     DecodeSection,
@@ -99,6 +99,7 @@ def _decode(section: DecodeSection) -> DecodeSpec:
         read_timeout=section.read_timeout,
         buffer_size=section.buffer_size,
         hwaccel=section.hwaccel,
+        skip=section.skip,
     )
 
 
@@ -149,8 +150,12 @@ def _rule(rule: ZoneRule | LineRule | DwellRule) -> RuleSpec:
 
 
 def _publish(section: PublishSection, base: Path) -> PublishSpec:
+    url, *also = (_located(url, base) for url in section.url)
     return PublishSpec(
-        url=_located(section.url, base),
+        url=url,
+        also=tuple(also),
+        when=section.when,
+        watch=section.watch.url if section.watch is not None and section.when == "watched" else (),
         fps=section.fps,
         size=section.size,
         codec=section.codec,
@@ -161,18 +166,20 @@ def _publish(section: PublishSection, base: Path) -> PublishSpec:
     )
 
 
-def sink_spec(name: str, section: HttpSink | WebSocketSink) -> SinkSpec:
+def sink_spec(name: str, section: HttpSink | WebSocketSink | MqttSink) -> SinkSpec:
     """Return one sink."""
     return SinkSpec(
         id=name,
         type=section.type,
         url=section.url,
-        headers=dict(section.headers),
+        headers={} if isinstance(section, MqttSink) else dict(section.headers),
         max_events=section.batch.max_events,
         max_wait=section.batch.max_wait,
         timeout=section.timeout,
         format=section.format if isinstance(section, HttpSink) else "json",
         verify_tls=section.verify_tls,
+        allow_commands=section.allow_commands if isinstance(section, WebSocketSink) else (),
+        discovery=section.discovery_prefix if isinstance(section, MqttSink) and section.discovery else None,
     )
 
 

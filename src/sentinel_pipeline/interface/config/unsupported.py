@@ -36,18 +36,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported((*_STREAM, "analyse", "modules"), bool, "user modules", "remove it"),
     Unsupported((*_STREAM, "privacy"), lambda value: value is not None, "privacy blur", "remove it"),
     Unsupported(
-        (*_STREAM, "publish", "when"),
-        _one_of("watched"),
-        "publishing on demand",
-        "remove it, or write `when: always`",
-    ),
-    Unsupported(
-        (*_STREAM, "decode", "skip"),
-        _one_of("nonref", "nonkey"),
-        "skipping frames in the decoder",
-        "remove it, or write `skip: none`",
-    ),
-    Unsupported(
         (*_STREAM, "decode", "hwaccel"),
         _one_of("auto", "cuda", "vaapi", "qsv"),
         "hardware decoding",

@@ -1,0 +1,1 @@
+"""Programs that measure Sentinel Pipeline against floors and rivals; see README.md."""

@@ -1,0 +1,130 @@
+"""Which messages a batch becomes, and on which topics. Pure.
+
+<prefix>/events                         the batch: a JSON array of wire form 1
+<prefix>/streams/<id>/state             retained: {"state": "UP" | "DOWN", "since": …, "reason": …}
+<prefix>/status                         retained: online, or offline (the last will)
+<prefix>/streams/<id>/rules/<rule>      ON, OFF: with Home Assistant's discovery only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from sentinel_pipeline.domain.events import EventStage
+from sentinel_pipeline.domain.system_events import STREAM_DOWN, STREAM_UP, SYSTEM
+from sentinel_pipeline.infrastructure.transport.mqtt_discovery import (
+    CONNECTION,
+    alarm_sensor,
+    config_topic,
+    connection_sensor,
+    rule_key,
+)
+from sentinel_pipeline.infrastructure.transport.payload import json_array
+
+_OPEN_INCIDENTS = 1000  # per rule; those that never end (a crash, a rule that was removed) must not add up
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is published. ``json``: the payload is JSON. ``key``: the batch's idempotency key, where it is one."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    json: bool = True
+    key: str = ""
+
+
+class Board:
+    """Turns batches into messages, and remembers what is retained: a broker may forget it when it restarts.
+
+    prefix: of our topics. discovery_prefix: Home Assistant's (usually ``homeassistant``), or None for no discovery.
+    Belongs to one sink. The same batch again gives the same messages again.
+    """
+
+    def __init__(self, prefix: str, discovery_prefix: str | None = None) -> None:
+        self._prefix, self._discovery = prefix, discovery_prefix
+        self._retained: dict[str, Message] = {}
+        self._open: dict[str, dict[str, None]] = {}  # state topic of a rule -> its open incidents, oldest first
+
+    @property
+    def status_topic(self) -> str:
+        """Where it says whether this program is connected."""
+        return f"{self._prefix}/status"
+
+    def status(self, state: str) -> Message:
+        """Return the message that says ``online`` or ``offline``."""
+        return Message(self.status_topic, state.encode(), retain=True, json=False)
+
+    def retained(self) -> list[Message]:
+        """Return everything that a broker should have retained by now, configurations before states."""
+        return list(self._retained.values())
+
+    def messages(self, bodies: Sequence[bytes], key: str) -> list[Message]:
+        """Return what a batch of wire forms becomes, in order: the batch itself, then what follows from its events."""
+        made = [Message(f"{self._prefix}/events", json_array(bodies), key=key)]
+        for body in bodies:
+            made += self._consequences(orjson.loads(body))
+        return made
+
+    def _consequences(self, event: Mapping[str, Any]) -> list[Message]:
+        if event["type"] in (STREAM_UP, STREAM_DOWN):
+            return self._stream_state(event)
+        if self._discovery is None or event["module_name"] == SYSTEM or event["stage"] == EventStage.DETECTED:
+            return []
+        return self._alarm(event)
+
+    def _stream_state(self, event: Mapping[str, Any]) -> list[Message]:
+        stream, topic = event["stream_id"], f"{self._stream(event)}/state"
+        up = event["type"] == STREAM_UP
+        state = {
+            "state": "UP" if up else "DOWN",
+            "since": event["ts_iso"],
+            "reason": "" if up else event["details"].get("reason", ""),
+        }
+        news = []
+        if self._discovery is not None:
+            place = config_topic(self._discovery, self._prefix, stream, CONNECTION)
+            news += self._once(Message(place, connection_sensor(self._prefix, stream, topic), retain=True))
+        return [*news, self._keep(Message(topic, orjson.dumps(state), retain=True))]
+
+    def _alarm(self, event: Mapping[str, Any]) -> list[Message]:
+        assert self._discovery is not None  # noqa: S101 - the only caller has looked
+        stream, rule = event["stream_id"], event["module_name"]
+        topic = f"{self._stream(event)}/rules/{quote(rule, safe='')}"
+        momentary = "direction" in event["details"]  # a line: nothing will ever clear it
+        place = config_topic(self._discovery, self._prefix, stream, rule_key(rule))
+        sensor = alarm_sensor(self._prefix, stream, rule, topic, momentary=momentary)
+        news = self._once(Message(place, sensor, retain=True))
+        if momentary:
+            return [*news, Message(topic, b"ON", json=False)]
+        state = b"ON" if self._is_open(topic, event) else b"OFF"
+        return [*news, self._keep(Message(topic, state, retain=True, json=False))]
+
+    def _is_open(self, topic: str, event: Mapping[str, Any]) -> bool:
+        """Return whether the rule has an open incident after this event: several objects may be inside at once."""
+        incidents = self._open.setdefault(topic, {})
+        incident = str(event["details"].get("incident_id", ""))
+        if event["stage"] == EventStage.CLEARED:
+            incidents.pop(incident, None)
+        else:
+            incidents[incident] = None
+            if len(incidents) > _OPEN_INCIDENTS:
+                del incidents[next(iter(incidents))]
+        return bool(incidents)
+
+    def _once(self, message: Message) -> list[Message]:
+        """Return the message unless the broker has this very one already."""
+        return [] if self._retained.get(message.topic) == message else [self._keep(message)]
+
+    def _keep(self, message: Message) -> Message:
+        self._retained[message.topic] = message
+        return message
+
+    def _stream(self, event: Mapping[str, Any]) -> str:
+        return f"{self._prefix}/streams/{quote(event['stream_id'], safe='')}"
