@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up what they need by themselves; a second run of any target is quick.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format clean
+.PHONY: help setup demo test faults check lint format clean
 
 BIN := .venv/bin
 
@@ -17,6 +17,11 @@ test: ## Install what the tests need and run them all, with coverage (ARGS="-k o
 	@scripts/setup-test-peers
 	@scripts/setup --dev --torch
 	@scripts/test $(ARGS)
+
+faults: ## Break everything that can break, at full size (half an hour), and write docs/reliability.md (ARGS as for test)
+	@scripts/setup-test-peers
+	@scripts/setup --dev --torch
+	@scripts/faults $(ARGS)
 
 check: ## Lint, types, layers, spelling, packaging
 	@scripts/setup --dev

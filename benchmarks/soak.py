@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,8 +52,9 @@ MIB = 2**20
 
 CAMERA_FAULTS = ("stall", "half_frame", "garbage", "mute", "close_readers", "reset_readers", "refuse", "burst", "lose",
                  "jump", "larger", "yuv422", "hevc")  # fmt: skip
-REPLIES = (Reply(500), Reply(503, {"Retry-After": "1"}), Reply(429, {"Retry-After": "2"}), Reply(silent=True, stored=True),
-           Reply(silent=True), Reply(cut=3), Reply(raw=b"\x00\xff\r\n\r\n"), Reply(delay=1.5), Reply(413))  # fmt: skip
+REPLIES = (Reply(500), Reply(503, {"Retry-After": "1"}), Reply(429, {"Retry-After": "2"}),
+           Reply(silent=True, stored=True), Reply(silent=True), Reply(cut=3),
+           Reply(raw=b"\x00\xff\r\n\r\n"), Reply(delay=1.5), Reply(413))  # fmt: skip
 SESSIONS = (Session(take=0), Session(take=0, code=None), Session(hello=True, ack=True, take=2, code=None),
             Session(status=503), Session(hello=True, reads=False), Session(hello=True, ack=False))  # fmt: skip
 
@@ -139,8 +141,11 @@ def trouble_camera(place: Place, notes: Notes, camera: str, chance: random.Rando
         case _:
             getattr(faults, fault)()
     place.ends.wait(chance.uniform(1.0, 6.0))
+    away = not place.running(camera)
     faults.resume()
     program, repaired = place.program, time.monotonic()
+    if not away:
+        return  # a fault that it stands
     while time.monotonic() - repaired < RECOVERY_S and not place.ends.is_set():
         if place.program is not program or program is None:
             return  # killed meanwhile: nothing can be said of this recovery
@@ -301,7 +306,7 @@ def lives(minutes: float, kills: int, chance: random.Random) -> list[float]:
         return [total]
     cuts = sorted(chance.uniform(total / 2, total) for _ in range(kills - 1))
     edges = [0.0, total / 2, *cuts, total]
-    return [max(2.0, later - earlier) for earlier, later in zip(edges, edges[1:], strict=False)]
+    return [max(2.0, later - earlier) for earlier, later in pairwise(edges)]
 
 
 def settle(place: Place, notes: Notes) -> None:
@@ -384,12 +389,8 @@ def tell(results: report.Report, notes: Notes, accounts: dict[str, dict[str, int
     for name, counts in accounts.items():
         results.add(Figure(f"{name}: events emitted", "", (counts["emitted"],)))
         results.add(Figure("  delivered, each counted once", "", (counts["delivered"],)))
-        results.add(
-            Figure(
-                "  copies beside them, under the same key or after a lost acknowledgement", "", (counts["duplicated"],)
-            )
-        )
-        results.add(Figure("  lost", "", (counts["lost"],), target=none))
+        results.add(Figure("  copies of them beside those", "", (counts["duplicated"],)))
+        results.add(Figure(f"  lost (beyond dead letters: {counts['dead']})", "", (counts["lost"],), target=none))
     if notes.recovered_s:
         ordered = sorted(notes.recovered_s)
         late = ordered[int(0.95 * (len(ordered) - 1))]

@@ -139,7 +139,9 @@ def worker_factory(
 
     def pipeline(spec: StreamSpec, health: StreamHealth) -> Pipeline:
         def sink(publish: PublishSpec) -> FrameSink:
-            return EncodedSink(publish, spec.id, ffmpeg)
+            encoded = EncodedSink(publish, spec.id, ffmpeg)
+            encoded.start()
+            return encoded
 
         detector = detectors[spec.analyse.detect.model] if spec.analyse else None
         own = events.stream(spec.id)

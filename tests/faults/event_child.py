@@ -52,8 +52,7 @@ def main(path: str, http: str, websocket: str, life: str, events: int) -> None:
                     sys.stdout.flush()
 
         threads = [
-            threading.Thread(target=produce, args=(f"{life}-{n}", random.Random(f"{life}-{n}")))
-            for n in range(STREAMS)
+            threading.Thread(target=produce, args=(f"{life}-{n}", random.Random(f"{life}-{n}"))) for n in range(STREAMS)
         ]
         for thread in threads:
             thread.start()

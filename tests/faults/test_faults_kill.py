@@ -44,10 +44,13 @@ class Ledger(FaultyHttpServer):
         self._chance = random.Random(seed)
         self._quiet_until: dict[str, float] = {}  # by life: a program that was killed has forgotten
         self._seen: set[str] = set()
+        self._stored_keys: set[str] = set()
 
     def arrived(self, request: Arrival) -> Reply:
         with self._changed:
             reply = Reply() if self.calm or self._chance.random() < 0.5 else self._fault()
+            if reply.status == 413 and request.key in self._stored_keys:
+                reply = Reply(500)  # who has stored a batch does not find it too large afterwards
             self.faults += reply.status != 200 or reply.silent or reply.raw is not None or bool(reply.delay)
             life = request.headers["x-life"]
             self.early += request.at < self._quiet_until.get(life, 0.0) - 0.02
@@ -55,6 +58,7 @@ class Ledger(FaultyHttpServer):
                 self._quiet_until[life] = time.monotonic() + RETRY_AFTER
             self.bytes_of.setdefault(request.key, set()).add(hashlib.sha256(request.body).digest())
             if reply.stored is True or (reply.stored is None and reply.status == 200):
+                self._stored_keys.add(request.key)
                 for event in request.json:
                     self._store(event, request.key)
             self._changed.notify_all()

@@ -38,7 +38,7 @@ class Publisher:
         self.next_slot = 0
         self.output = PacketOutput(
             url,
-            self.encoder.format,
+            25,
             binary,
             request_keyframe=self.encoder.request_keyframe,
             stream_id="gate",

@@ -12,14 +12,16 @@ import av
 import pytest
 
 from sentinel_pipeline.infrastructure.video.canvas import Canvas
-from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket, H264Encoder
+from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket, H264Encoder, StreamFormat
 from sentinel_pipeline.infrastructure.video.nut_muxer import NutMuxer
 from sentinel_pipeline.infrastructure.video.packet_queue import PacketQueue
 from support.pictures import PlanarImage
 
+FORMAT = StreamFormat("h264", (64, 64), Fraction(25))
+
 
 def _packet(slot: int, keyframe: bool = False) -> EncodedPacket:
-    return EncodedPacket(b"x", slot, keyframe)
+    return EncodedPacket(b"x", slot, keyframe, FORMAT)
 
 
 def _held(queue: PacketQueue) -> list[int]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from sentinel_pipeline.application.ports import SinkReport
-from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket
+from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket, StreamFormat
 from sentinel_pipeline.infrastructure.video.outputs import _REMEMBERED, Outputs
 
-PACKET = EncodedPacket(b"\0", 0, keyframe=True)
+PACKET = EncodedPacket(b"\0", 0, keyframe=True, format=StreamFormat("h264", (64, 64), Fraction(25)))
 
 
 class Output:

@@ -99,6 +99,8 @@ class Publishing:
 
     def _publish(self) -> None:
         """Write pictures until the end, or until the signal is gone and the operator wants publishing to stop then."""
+        if self._spec.on_signal_loss == "hold":
+            self._opened()  # ahead of the first picture: what the sink starts takes longer than encoding it
         pacer, pressure, thinning, last = Pacer(self._spec.fps), _Pressure(), Thinning(self._spec.fps), None
         while not self._inbox.closed:
             frame = self._inbox.get(0)
@@ -132,12 +134,15 @@ class Publishing:
             if not thinning.wants(slot, watched=self._audience is None or self._audience().watched):
                 continue
             written = True
-            earlier, sink = self._progress
-            if sink is None:
-                sink = self._open_sink(self._spec)
-                self._progress = (earlier, sink)
-            sink.write(frame, self._picture(frame), slot, alone=thinning.alone)
+            self._opened().write(frame, self._picture(frame), slot, alone=thinning.alone)
         return written
+
+    def _opened(self) -> FrameSink:
+        earlier, sink = self._progress
+        if sink is None:
+            sink = self._open_sink(self._spec)
+            self._progress = (earlier, sink)
+        return sink
 
     def _picture(self, frame: Frame) -> Overlay:
         scene = self._overlay(frame.pts) if self._spec.overlay else Overlay()
@@ -196,6 +201,7 @@ def _continued(earlier: SinkReport, now: SinkReport) -> SinkReport:
     """Return ``now`` with its counts on top of those of the sinks before it."""
     return replace(
         now,
+        reason=now.reason or (earlier.reason if now.state == earlier.state else ""),
         published=earlier.published + now.published,
         restarts=earlier.restarts + now.restarts,
         dropped=earlier.dropped + now.dropped,

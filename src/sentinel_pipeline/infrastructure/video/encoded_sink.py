@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import av
 import structlog
@@ -18,9 +17,9 @@ from sentinel_pipeline.domain.overlay import Overlay
 from sentinel_pipeline.domain.streams import PublishSpec
 from sentinel_pipeline.infrastructure.video.canvas import Canvas
 from sentinel_pipeline.infrastructure.video.drawing import Painter
-from sentinel_pipeline.infrastructure.video.encoder import H264Encoder, StreamFormat, require_codec
+from sentinel_pipeline.infrastructure.video.encoder import H264Encoder, require_codec
 from sentinel_pipeline.infrastructure.video.ffmpeg_command import muxer_options
-from sentinel_pipeline.infrastructure.video.output_loop import RETRYING, STARTING, STOPPED
+from sentinel_pipeline.infrastructure.video.output_loop import RETRYING, STOPPED
 from sentinel_pipeline.infrastructure.video.outputs import Outputs
 from sentinel_pipeline.infrastructure.video.packet_output import PacketOutput
 
@@ -47,14 +46,23 @@ class EncodedSink:
         self._canvas: Canvas | None = None
         self._painter: Painter | None = None
         self._encoder: H264Encoder | None = None
-        self._outputs: Outputs | None = None
         self._shown: tuple[Frame, Overlay] | None = None  # what is on the canvas
         self._failure = ""  # why the encoder does not work
         self._lost = 0
         self._next_try = 0.0  # monotonic seconds
         self._keyframe_wanted = threading.Event()  # an object of its own: outputs that hold on to it do not hold us
-        self._lock = threading.Lock()  # between making the output and closing it
+        self._outputs = Outputs(spec.urls, self._new_output)
+        self._started = False
+        self._lock = threading.Lock()  # between starting the outputs and closing them
         self._closed = False
+
+    def start(self) -> None:
+        """Start the outputs' children ahead of the first picture, which does it otherwise; may be called again."""
+        with self._lock:
+            if self._started or self._closed:
+                return
+            self._started = True
+            self._outputs.start()
 
     def write(self, frame: Frame, overlay: Overlay, slot: int, *, alone: bool = False) -> None:
         """See ``FrameSink``."""
@@ -62,7 +70,8 @@ class EncodedSink:
             return
         picture = self._painted(frame, overlay if self._spec.overlay else Overlay(notice=overlay.notice))
         try:
-            outputs, encoder = self._ready((picture.width, picture.height))
+            self.start()
+            encoder = self._ready((picture.width, picture.height))
             if alone or self._keyframe_wanted.is_set():
                 self._keyframe_wanted.clear()
                 encoder.request_keyframe()
@@ -72,24 +81,22 @@ class EncodedSink:
             return
         self._failure = ""
         for packet in packets:
-            outputs.put(packet)
+            self._outputs.put(packet)
 
     def report(self) -> SinkReport:
         """See ``FrameSink``. Counters are in pictures."""
-        outputs = self._outputs
-        state = STOPPED if self._closed else RETRYING if self._failure else STARTING
-        if outputs is None:
-            return SinkReport(state, self._failure, dropped=self._lost)
-        report = outputs.report()
-        if self._failure and not self._closed:
-            report = replace(report, state=state, reason=self._failure)
+        report = self._outputs.report()
+        if self._closed:
+            report = replace(report, state=STOPPED)
+        elif self._failure:
+            report = replace(report, state=RETRYING, reason=self._failure)
         return replace(report, dropped=report.dropped + self._lost)
 
     def close(self) -> None:
         """See ``FrameSink``: at most 3 s."""
         with self._lock:
             self._closed = True
-        if self._outputs is not None:
+        if self._started:
             self._outputs.close(3.0)
 
     def _painted(self, frame: Frame, overlay: Overlay) -> av.VideoFrame:
@@ -103,28 +110,20 @@ class EncodedSink:
             self._shown = (frame, overlay)
         return self._canvas.frame
 
-    def _ready(self, size: tuple[int, int]) -> tuple[Outputs, H264Encoder]:
-        """Return outputs and encoder, made for the first picture or after the encoder has failed."""
+    def _ready(self, size: tuple[int, int]) -> H264Encoder:
+        """Return the encoder, made for the first picture or after it has failed."""
         spec = self._spec
         if self._encoder is None:
             if time.monotonic() < self._next_try:
                 raise PublishError(self._failure)
             self._next_try = time.monotonic() + _ENCODER_PAUSE
             self._encoder = H264Encoder(*size, spec.fps, spec.preset, spec.bitrate, spec.codec)
-        with self._lock:
-            if self._closed:
-                raise PublishError("stopped")
-            if self._outputs is None:
-                self._outputs = Outputs(self._spec.urls, partial(self._new_output, self._encoder.format))
-                self._outputs.start()
-            return self._outputs, self._encoder
+        return self._encoder
 
-    def _new_output(
-        self, stream_format: StreamFormat, url: str, published: Callable[[Sequence[int]], None]
-    ) -> PacketOutput:
+    def _new_output(self, url: str, published: Callable[[Sequence[int]], None]) -> PacketOutput:
         return PacketOutput(
             url,
-            stream_format,
+            self._spec.fps,
             self._binary,
             request_keyframe=self._keyframe_wanted.set,
             published=published,

@@ -16,24 +16,26 @@ from sentinel_pipeline.infrastructure.video.ffmpeg_command import gop_size
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPacket:
-    """One encoded picture (Annex B), shown in output slot ``pts_slot`` of 1/fps seconds.
-
-    A keyframe carries its parameter sets in front, so that a decoder can begin with it.
-    """
-
-    data: bytes
-    pts_slot: int
-    keyframe: bool
-
-
-@dataclass(frozen=True, slots=True)
 class StreamFormat:
     """What an output must know about the packets. ``codec`` is the format (h264), ``rate`` in pictures per second."""
 
     codec: str
     size: tuple[int, int]
     rate: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPacket:
+    """One encoded picture (Annex B), shown in output slot ``pts_slot`` of 1/fps seconds.
+
+    A keyframe carries its parameter sets in front, so that a decoder can begin with it. ``format`` is the same for all
+    packets of an encoder.
+    """
+
+    data: bytes
+    pts_slot: int
+    keyframe: bool
+    format: StreamFormat
 
 
 class H264Encoder:
@@ -77,7 +79,7 @@ class H264Encoder:
         wanted, self._keyframe_wanted = self._keyframe_wanted, False
         frame.pict_type = PictureType.I if wanted else PictureType.NONE
         try:
-            return [_packet(packet) for packet in self._context.encode(frame)]
+            return [_packet(packet, self.format) for packet in self._context.encode(frame)]
         except (av.error.FFmpegError, ValueError) as exc:
             raise PublishError(f"a picture cannot be encoded: {exc}") from exc
 
@@ -140,7 +142,7 @@ def _options(codec: str, preset: str, bitrate: int) -> dict[str, str]:
     return options
 
 
-def _packet(packet: av.Packet[Any]) -> EncodedPacket:
+def _packet(packet: av.Packet[Any], stream_format: StreamFormat) -> EncodedPacket:
     if packet.pts is None:
         raise PublishError("the encoder returned a packet without a timestamp")
-    return EncodedPacket(bytes(packet), packet.pts, packet.is_keyframe)
+    return EncodedPacket(bytes(packet), packet.pts, packet.is_keyframe, stream_format)

@@ -9,7 +9,7 @@ import structlog
 
 from sentinel_pipeline.application.ports import SinkReport
 from sentinel_pipeline.domain.backoff import Retry
-from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket, StreamFormat
+from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket
 from sentinel_pipeline.infrastructure.video.ffmpeg_child import FFmpegChild
 from sentinel_pipeline.infrastructure.video.ffmpeg_command import copy_command
 from sentinel_pipeline.infrastructure.video.nut_muxer import NutMuxer
@@ -26,13 +26,15 @@ class PacketOutput:
     ``put`` and ``report`` never wait and may be called from any thread; ``close`` ends everything.
     Each child begins at a keyframe, which is asked for by ``request_keyframe``.
     published: called from the thread with the slots of packets that an accepting server was given.
+    The child is started at once, before there is a packet: starting it takes longer than encoding a picture.
+    rate: pictures per second; two seconds of packets are kept for a slow child.
     Raises ``ConfigError`` for a URL that cannot be published to.
     """
 
     def __init__(
         self,
         url: str,
-        stream_format: StreamFormat,
+        rate: float,
         binary: str,
         *,
         request_keyframe: Callable[[], None],
@@ -42,9 +44,8 @@ class PacketOutput:
         write_timeout: float = 5.0,
         open_timeout: float = 10.0,
     ) -> None:
-        self._format = stream_format
         self._request_keyframe = request_keyframe
-        self._queue = PacketQueue(size=max(2, round(2 * stream_format.rate)))
+        self._queue = PacketQueue(size=max(2, round(2 * rate)))
         self._muxer: NutMuxer | None = None
         self._published = published
         self._given: list[int] = []  # slots of packets given to a child whose output is not known to be open
@@ -87,22 +88,23 @@ class PacketOutput:
 
     def begin(self) -> None:
         """See ``Feeder``."""
-        self._muxer = NutMuxer(self._format)
         self._queue.begin()
         self._request_keyframe()
 
     def step(self, child: FFmpegChild) -> int:
         """See ``Feeder``."""
-        packet, muxer = self._queue.get(_POLL), self._muxer
-        if packet is None or muxer is None:
+        packet = self._queue.get(_POLL)
+        if packet is None:
             child.check()
         else:
-            child.write(muxer.mux(packet))
+            if self._muxer is None:
+                self._muxer = NutMuxer(packet.format)
+            child.write(self._muxer.mux(packet))
             self._given.append(packet.pts_slot)
         if child.opened and self._given:
             self._published(self._given)
             self._given = []
-        return int(packet is not None and muxer is not None)
+        return int(packet is not None)
 
     def finish(self, child: FFmpegChild) -> None:
         """See ``Feeder``."""
