@@ -9,15 +9,19 @@ from sentinel_pipeline.domain.streams import MotionSpec
 
 
 class Sampler:
-    """Lets through at most ``fps`` frames per second of stream time, evenly spread. One thread only."""
+    """Lets through at most ``fps`` frames per second of stream time, evenly spread. One thread only.
 
-    def __init__(self, fps: float) -> None:
-        self._fps = fps
+    phase: in [0, 1), of the interval between two slots. Streams that start together and share a model take different
+    ones, so that their pictures do not all come to it at the same moment, to wait for one another.
+    """
+
+    def __init__(self, fps: float, phase: float = 0.0) -> None:
+        self._fps, self._phase = fps, phase
         self._slot: int | None = None
 
     def wants(self, pts: float) -> bool:
         """Return whether the frame at stream time ``pts`` (seconds) opens a new slot."""
-        slot = int(pts * self._fps)
+        slot = int(pts * self._fps + self._phase)
         fresh = slot != self._slot
         self._slot = slot
         return fresh

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread
+from zlib import crc32
 
 import numpy as np
 import structlog
@@ -58,7 +59,7 @@ class Analysis:
     ) -> None:
         self._id, self._spec, self._detector, self._emit, self._health = stream_id, spec, detector, emit, health
         self._inbox: Mailbox[Frame] = Mailbox(1)
-        self._sampler = Sampler(spec.fps)
+        self._sampler = Sampler(spec.fps, phase=crc32(stream_id.encode()) / 2**32)
         self._gate = MotionGate(spec.motion)
         self._idleness = Idleness(spec.motion.hold, enabled=may_idle)
         self._tracker = Tracker(spec.track)
