@@ -50,6 +50,7 @@ from sentinel_pipeline.interface.config import Config
 from sentinel_pipeline.interface.ending import Ending
 from sentinel_pipeline.interface.live import LiveTable
 from sentinel_pipeline.interface.logs import configure_logging
+from sentinel_pipeline.interface.outlet import Outlet
 from sentinel_pipeline.interface.report import ensure_writable, make_report, write_report
 
 log = structlog.get_logger(__name__)
@@ -294,6 +295,6 @@ def watch(program: Running, stop: Flag, duration: float | None, notes: Sequence[
     else:
         import orjson
 
+        outlet = Outlet(sys.stdout.fileno(), 1.0)
         while not wait(10.0):
-            sys.stdout.buffer.write(orjson.dumps(program.report(), option=orjson.OPT_APPEND_NEWLINE))
-            sys.stdout.flush()
+            outlet.write(orjson.dumps(program.report()).decode())

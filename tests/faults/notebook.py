@@ -24,7 +24,7 @@ class Notebook:
     ) -> None:
         """Note one fault: the state and reason that the user saw, and seconds to notice, to recover, to end on SIGTERM.
 
-        row: the row of the fault table (`camera`, `picture`, `login`, `publish`, `model`, `receiver`, `disk`, `clock`).
+        row: the part of the fault table, one of ``faults.reliability.ROWS``.
         """
         self.entries.append(
             {

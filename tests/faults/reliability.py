@@ -26,6 +26,7 @@ ROWS = {
     "receiver": "Receivers of events",
     "disk": "The disk, the outbox, `kill -9`",
     "clock": "Clocks",
+    "process": "The process itself",
 }
 _PAIN = re.compile(r"pain (\d+(?:, \d+)*)(?:: ([^;.]+))?")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
+
+from sentinel_pipeline.interface.outlet import Outlet
 
 EXIT_WITHIN = 4.5  # seconds from the signal to the end, always; the promise is 5
 
@@ -81,8 +82,7 @@ class Ending:
                 for number in os.read(self._read_fd, 64):
                     self._hear(number)
             if self._exit_at is not None and time.monotonic() >= self._exit_at:
-                sys.stderr.write("sentinel: something still hangs and is left behind\n")
-                sys.stderr.flush()
+                Outlet(2, 0.05).write("sentinel: something still hangs and is left behind")
                 os._exit(self._code)
 
     def _patience(self) -> float | None:

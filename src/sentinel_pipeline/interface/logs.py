@@ -13,6 +13,7 @@ import structlog
 
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.settings import LogFormat, LogLevel
+from sentinel_pipeline.interface.outlet import StandardError
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -31,8 +32,7 @@ def configure_logging(log_format: LogFormat = "auto", level: LogLevel = "info") 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        # Bound late, so that a live table which borrows standard error gets the lines as well.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: StandardError(),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
