@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +226,81 @@ def test_a_stop_while_everything_is_dark(tmp_path: Path, notebook: Notebook) -> 
             program.until(lambda s: s["streams"], 10, "it is up")
             took = end_well(program, tmp_path / "outbox.db")
     notebook.fault("camera", "ten mute cameras, SIGTERM at once", seen="CONNECTING", ended_s=took)
+
+
+OTHER_WAYS = {
+    "over UDP": {"transport": "udp"},
+    "through OpenCV": {"backend": "opencv"},
+}
+
+
+@pytest.mark.parametrize("what", OTHER_WAYS)
+def test_other_ways_to_read_a_camera_notice_as_soon(
+    what: str, tmp_path: Path, clips: Clips, notebook: Notebook
+) -> None:
+    """UDP, where silence is no error, and OpenCV, whose time-outs are its own, keep the same promise.
+
+    pain 11: OpenCV's time-outs of 30 s; pain 12: stale frames; pain 8: `read()` returns True.
+    """
+    decode = {"open_timeout": "1s", "read_timeout": "1s", **OTHER_WAYS[what]}
+    with site(tmp_path, clips, bad={"decode": decode}, publish=False) as it:
+        faults = it.relay.faults("bad")
+        faults.stall()
+        said, noticed = it.left("bad")
+        assert noticed < NOTICED + POLL
+        assert said["reason"]
+        it.unharmed()
+        faults.resume()
+        recovered = it.back("bad", 15)
+        it.more_events("bad")
+        faults.stall()
+        ended = it.end()
+    notebook.fault(
+        "camera", f"stops sending, read {what}", seen=f"{said['state']}: {said['reason']}", noticed_s=noticed,
+        recovered_s=recovered, ended_s=ended,
+    )  # fmt: skip
+
+
+class DrippingCamera:
+    """Answers every request with a header that never ends, one byte after the other."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.1)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="dripping camera")
+        self._thread.start()
+        self.url = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/x"
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join(5)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._end.is_set():
+            with suppress(OSError):
+                client, _ = self._listener.accept()
+                with client:
+                    client.recv(4096)
+                    client.sendall(b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nX-Long: ")
+                    while not self._end.wait(0.05):
+                        client.sendall(b"x")
+
+
+def test_a_camera_that_drips_its_answers(tmp_path: Path, clips: Clips, notebook: Notebook) -> None:
+    """Every byte comes in time and the answer never ends: the open time-out counts for all of it.
+
+    pain 26: no time-out; pain 51: an open that is blocked although a time-out was set.
+    """
+    with closing(DrippingCamera()) as camera, site(tmp_path, clips, bad=stream(camera.url), ready=False) as it:
+        it.back("good")
+        started = time.monotonic()
+        it.program.until(lambda s: "1 s" in s["streams"]["bad"]["reason"], 5, "the dripping camera is given up")
+        noticed = time.monotonic() - started
+        said = it.stream("bad")
+        it.unharmed()
+        ended = it.end()
+    notebook.fault(
+        "camera", "drips its answers", seen=f"{said['state']}: {said['reason']}", noticed_s=noticed, ended_s=ended
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -119,18 +119,23 @@ def test_an_outbox_that_is_damaged_between_two_runs(
 
 
 def test_an_outbox_that_is_damaged_while_in_use(tmp_path: Path, clips: Clips, notebook: Notebook) -> None:
-    """Nobody dies: video goes on, the trouble is named, SIGTERM works, and the next run sets the file aside."""
+    """Nobody dies: video goes on, the sink says what is wrong, SIGTERM works, and the next run sets the file aside."""
     place = tmp_path / "outbox.db"
+    log = tmp_path / "outbox.db-wal"
     with site(tmp_path, clips, publish=False) as it:
         it.vms.then = Reply(503)
-        wait_until(lambda: place.stat().st_size > 60_000, 60, "some pages")
-        with place.open("r+b") as file:
-            file.seek(4096)
-            file.write(b"\xa5" * (place.stat().st_size - 4096))
+        it.program.until(lambda s: s["sinks"]["vms"]["pending"] > 40, 30, "events that wait")
+        for path in (place, log):
+            with path.open("r+b") as file:
+                file.seek(4096 if path == place else 32)
+                file.write(b"\xa5" * (path.stat().st_size - file.tell()))
+        started = time.monotonic()
+        it.program.until(lambda s: "damaged" in s["sinks"]["vms"]["reason"], 15, "the damage is said")
+        noticed = time.monotonic() - started
+        said = it.program.status()
+        assert said is not None
         before = it.stream("good")["frames_decoded"]
         wait_until(lambda: it.stream("good")["frames_decoded"] > before + 100, 15, "frames over a damaged outbox")
-        threading.Event().wait(1.0)
-        said = [json.loads(line) for line in it.program.stderr.splitlines() if "damaged" in line or "corrupt" in line]
         it.vms.then = Reply()
         code, ended = it.program.end(timeout=15)
         assert code == 0, it.program.stderr[-2000:]
@@ -142,7 +147,8 @@ def test_an_outbox_that_is_damaged_while_in_use(tmp_path: Path, clips: Clips, no
         assert_consistent(place)
     notebook.fault(
         "disk", "the outbox is damaged while it is in use", ended_s=ended,
-        seen=f"log: {said[0]['event'] if said else 'nothing yet'}; video goes on; set aside at the next start",
+        seen=f"sink {said['sinks']['vms']['state']}: {said['sinks']['vms']['reason']}; set aside at the next start",
+        noticed_s=noticed,
     )  # fmt: skip
 
 
