@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+KERNEL_LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -22,7 +23,17 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True)}
+    if not KERNEL_LISTS_CHILDREN:
+        return {child.pid for child in psutil.Process().children(recursive=True)}
+    # psutil reads the whole process table for this: 10 ms before and after each of some two thousand tests.
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in _born_of(task)}
+
+
+def _born_of(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except OSError:
+        return []  # the thread ended in between; its children belong to another one now
 
 
 def _descriptors() -> dict[int, str]:
