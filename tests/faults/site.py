@@ -26,6 +26,9 @@ from support.streams import publishing
 
 READ_TIMEOUT = 1.0
 NOTICED = READ_TIMEOUT + 0.5  # seconds: the promise
+# A decoder shows a picture when the next one begins; garbage that looks like one lets the last good picture out late,
+# and the read time-out counts from there.
+LATE_PICTURE = 0.5
 POLL = 0.12  # seconds that one look at the program's status may add to what is measured here
 END = 5.0  # seconds from SIGTERM to the exit: the promise
 

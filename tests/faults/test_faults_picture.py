@@ -14,7 +14,7 @@ import pytest
 
 from faults.clips import SIZE, Clips
 from faults.notebook import Notebook
-from faults.site import NOTICED, POLL, READ_TIMEOUT, site
+from faults.site import LATE_PICTURE, NOTICED, POLL, READ_TIMEOUT, site
 from support.program import wait_until
 from support.streams import publishing
 
@@ -117,7 +117,7 @@ def test_a_codec_that_changes_is_found_out(what: str, tmp_path: Path, clips: Cli
         with viewing(it.relay.url("bad-out")) as viewer:
             it.relay.faults("bad").play("other")
             said, noticed = it.left("bad")
-            assert noticed < NOTICED + POLL
+            assert noticed < NOTICED + POLL + LATE_PICTURE
             assert f"no picture for {READ_TIMEOUT:g} s" in said["reason"]
             recovered = it.back("bad")
             assert recovered < 2.0

@@ -73,3 +73,14 @@ def test_a_line_without_an_end_is_bounded() -> None:
         log.feed(b"z" * 4096, 0.0)
     assert all(len(line) <= 500 for line in log.lines)
     assert len(log.lines) == 2
+
+
+def test_statistics_are_no_cause() -> None:
+    """FFmpeg's closing statistics say "unknown" in passing; the signal that ended it is the cause."""
+    log = FFmpegLog()
+    log.feed(b"Exiting normally, received signal 15.\n", 0.0)
+    log.feed(b"video:10kB audio:0kB subtitle:0kB other streams:0kB global headers:0kB muxing overhead: unknown\n", 0.1)
+    assert log.cause() == "Exiting normally, received signal 15."
+    quiet = FFmpegLog()
+    quiet.feed(b"frame=  100 fps= 25 q=-1.0 Lsize=N/A time=00:00:04.00 bitrate=N/A error\nvideo:1kB unknown\n", 0.0)
+    assert quiet.cause() == ""

@@ -12,11 +12,13 @@ _LINES_KEPT = 20
 _LINE_LIMIT = 500  # characters
 _BUFFER_LIMIT = 64 * 1024  # bytes of a line that never ends
 _PREFIX = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\]\s*")
+_STATISTICS = re.compile(r"^(video:|frame= *\d)")  # at its end, with "muxing overhead: unknown"
 _OPENED = re.compile(r"^Output #0,")
 # The first line that matches the earliest pattern is the cause; the lines after it are its consequences.
 _CAUSES = (
     re.compile(r"\b[45]\d\d [A-Z]\w+|Server returned|authoriz|rejected|denied", re.IGNORECASE),
     re.compile(r"refused|timed out|reset by peer|broken pipe|unreachable|no route|not found|no such", re.IGNORECASE),
+    re.compile(r"received signal"),  # somebody ended it: then nothing is wrong, and nothing else is said
     re.compile(r"unknown|unrecognized|not supported|cannot|invalid|error|failed", re.IGNORECASE),
 )
 _REMEDIES = (
@@ -75,7 +77,7 @@ class FFmpegLog:
         """Return the line that best explains a failure, with a remedy where one is known; empty when nothing does."""
         for pattern in _CAUSES:
             for line in self.lines:
-                if pattern.search(line):
+                if pattern.search(line) and not _STATISTICS.match(line):
                     return _with_remedy(line)
         return ""
 
