@@ -211,6 +211,7 @@ def site(
         settings = configuration(folder, streams, sinks, **more)
         program = stack.enter_context(running(settings, folder / "run", env=env))
         made = Site(relay, vms, folder, settings, program, cameras)
+        program.until(lambda s: s["streams"], 20, "the API knows its streams")
         if ready:
             for name in cameras:
                 key = "frames_published" if publish else "frames_analysed"

@@ -180,6 +180,7 @@ def test_the_program_survives_kills_at_random_points(tmp_path: Path, clips: Clip
                 assert_consistent(outbox)
                 stored |= {json.loads(each.body)["event_id"] for each in OutboxReader(outbox).list(100_000)}
         with running(settings, tmp_path / "last") as program:
+            program.until(lambda s: s["streams"], 20, "it is up")
             program.until_running("a")
             program.until(lambda s: s["sinks"]["vms"]["delivered"] > 3, 20, "delivered")
             wait_until(lambda: stored <= {event["event_id"] for event in vms.stored}, 20, "all that was stored")

@@ -112,7 +112,8 @@ def test_no_password_is_shown_anywhere(tmp_path: Path, clips: Clips, notebook: N
                     with suppress(httpx.HTTPError):
                         now = httpx.get(f"{program.api}/api/v1/status", headers=status, trust_env=False).json()
                         return (
-                            now["streams"]["right"]["frames_published"] > 5
+                            bool(now["streams"])  # none in the first moments of the API
+                            and now["streams"]["right"]["frames_published"] > 5
                             and now["streams"]["wrong"]["state"] == "FAILED"
                             and min(sink["delivered"] for sink in now["sinks"].values()) > 0
                         )

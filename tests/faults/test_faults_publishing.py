@@ -199,6 +199,7 @@ def test_an_output_that_is_never_there(tmp_path: Path, clips: Clips, notebook: N
         streams = {"bad": stream(relay.url("cam"), f"rtsp://127.0.0.1:{port}/bad-out")}
         settings = configuration(tmp_path, streams, {})
         with running(settings, tmp_path / "run") as program:
+            program.until(lambda s: s["streams"], 20, "it is up")
             program.until(lambda s: "refused" in s["streams"]["bad"]["publish"]["reason"], 15, "refused")
             program.until(lambda s: s["streams"]["bad"]["events"] > 3, 10, "events")
             with RtspRelay(port=port) as server:

@@ -160,6 +160,9 @@ class WebSocketEventClient:
     async def say(self, text: str) -> None:
         """Send a message that is not a batch of events. Raises a ``TransportError``."""
         if self._link is None:
+            async with self._dialling:  # a server may ask before it is known whether it acknowledges
+                pass
+        if self._link is None:
             raise DeliveryError(f"there is no connection to {self._settings.target.host}", remedy=RESENT)
         await self._link.say(text, self._ack_timeout)
 
