@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -112,13 +112,25 @@ def playing(ffmpeg: str, footage: Path, url: str, start: int = 0) -> Iterator[No
     """Play ``footage`` from second ``start`` into an RTSP server, over and over, as a camera would."""
     command = [ffmpeg, "-hide_banner", "-loglevel", "error", "-nostdin", "-re", "-stream_loop", "-1", "-ss", str(start)]
     command += ["-i", str(footage), "-an", "-c", "copy", "-f", "rtsp", "-rtsp_transport", "tcp", url]
-    player = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with child(command, patience=2.0, stderr=subprocess.DEVNULL):
+        yield
+
+
+@contextmanager
+def child(command: Sequence[str], *, patience: float, stderr: int | None = None) -> Iterator[None]:
+    """Run a program beside this one; leaving ends it, by force after ``patience`` seconds, and reaps it.
+
+    It has a session of its own: Ctrl-C in the terminal reaches us only, and we end it when its turn has come.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+    )
     try:
         yield
     finally:
-        player.terminate()
+        process.terminate()
         try:
-            player.wait(2.0)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
-            player.kill()
-            player.wait()
+            process.kill()
+            process.wait()

@@ -18,7 +18,7 @@ from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.lab.receivers import HttpReceiver
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
 from support.peers import free_port, gstreamer_camera, nginx_rtmp
-from support.program import SentinelProcess, running, sentinel, wait_until
+from support.program import COMMAND, SentinelProcess, running, sentinel, wait_until
 from support.receivers import FaultyHttpServer, FaultyWebSocketServer
 from support.streams import CLIP, probe, publishing, stop
 
@@ -91,6 +91,22 @@ def test_program_demo_ends_by_itself_with_a_whole_report(tmp_path: Path) -> None
     assert set(model) >= {"provider", "inferences", "latency_ms", "batch_mean"}
     assert set(model["latency_ms"]) >= {"mean", "p50", "p95", "p99"}
     assert set(report["process"]) >= {"cpu_s", "rss_bytes", "threads", "fds", "uptime_s"}
+
+
+def test_program_demo_ends_its_cameras_after_itself_at_ctrl_c(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole group of the terminal; the cameras play on until the demo has written its report."""
+    report = tmp_path / "r.json"
+    with subprocess.Popen(
+        [*COMMAND, "demo", "--report", str(report)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as demo:
+        assert demo.stdout is not None
+        assert json.loads(demo.stdout.readline())["streams"]["camera1"]["state"] == "RUNNING"
+        os.killpg(demo.pid, signal.SIGINT)
+        assert demo.wait(10) == 0
+    assert json.loads(report.read_text())["streams"]["camera1"]["state"] == "RUNNING"
 
 
 @pytest.mark.gstreamer

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sentinel_pipeline.bench.capacity import Usage, Workload, shortfall
-from sentinel_pipeline.demo import playing
+from sentinel_pipeline.demo import child, playing
 from sentinel_pipeline.domain.errors import SentinelError
 from sentinel_pipeline.interface.api.client import ask_status
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
@@ -38,7 +37,8 @@ def try_streams(count: int, wanted: Workload, material: Path, ffmpeg: str, folde
         port = _free_port()
         config = folder / f"bench-{count}.yaml"
         config.write_text(yaml.safe_dump(_configuration(count, wanted, relay, port, folder)))
-        stack.enter_context(_program(config))
+        program = [sys.executable, "-m", "sentinel_pipeline", "run", str(config)]
+        stack.enter_context(child(program, patience=10.0))
         before = _settled(port, count)
         started = time.monotonic()
         _wait(seconds)
@@ -66,21 +66,6 @@ def _stream(number: int, wanted: Workload, relay: RtspRelay) -> dict[str, Any]:
     if wanted.publish:
         stream["publish"] = {"url": relay.url(f"annotated{number}"), "fps": wanted.fps}
     return stream
-
-
-@contextmanager
-def _program(config: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "sentinel_pipeline", "run", str(config)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _settled(port: int, count: int) -> Mapping[str, Any]:
