@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 
 from sentinel_pipeline.domain.events import Event
@@ -104,8 +105,12 @@ def test_program_demo_ends_its_cameras_after_itself_at_ctrl_c(tmp_path: Path) ->
     ) as demo:
         assert demo.stdout is not None
         assert json.loads(demo.stdout.readline())["streams"]["camera1"]["state"] == "RUNNING"
+        children = psutil.Process(demo.pid).children()
+        outside = [child for child in children if os.getpgid(child.pid) != demo.pid]
         os.killpg(demo.pid, signal.SIGINT)
         assert demo.wait(10) == 0
+    assert len(children) >= 2  # the camera's player, and what copies the annotated stream
+    assert outside == children
     assert json.loads(report.read_text())["streams"]["camera1"]["state"] == "RUNNING"
 
 
