@@ -13,7 +13,7 @@ import pytest
 
 from faults.clips import Clips
 from faults.notebook import Notebook
-from faults.site import Site, end_well, site
+from faults.site import Site, end_well, kill, site
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 from support.program import wait_until
@@ -108,3 +108,30 @@ def test_a_clock_that_is_set_while_events_wait(tmp_path: Path, clips: Clips, not
     notebook.fault(
         "clock", "the clock is set from 2019 to now while events wait", seen="nothing dropped", ended_s=ended
     )
+
+
+def test_a_clock_that_is_right_only_after_a_restart(tmp_path: Path, clips: Clips, notebook: Notebook) -> None:
+    """Events stored in 2019 by a run that was cut off are not old to the next one, whose clock is right."""
+    clock = Clock(tmp_path)
+    clock.set(-7 * 365 * DAY)
+    with FaultyHttpServer(then=Reply(503)) as vms:
+        with site(tmp_path, clips, env=clock.env, vms=vms, publish=False, ready=False) as it:
+            it.program.until(lambda s: s["sinks"]["vms"]["pending"] >= 10, 20, "events that wait")
+            waiting = {json.loads(each.body)["event_id"] for each in OutboxReader(it.outbox).list(10_000)}
+            place = it.outbox
+            kill(it.program)
+        clock.set(0)
+        outbox = {"path": str(place)}
+        with site(tmp_path / "again", clips, env=clock.env, vms=vms, publish=False, ready=False, outbox=outbox) as it:
+            time_of_tidying = time.monotonic() + 3
+            wait_until(lambda: time.monotonic() > time_of_tidying, 5, "the outbox is tidied once a second")
+            vms.then = Reply()
+            it.program.until(lambda s: s["sinks"]["vms"]["delivered"] > 0, 40, "delivery")
+            it.program.until(lambda s: s["sinks"]["vms"]["pending"] < 10, 20, "all is delivered")
+            missing = waiting - {event["event_id"] for event in list(vms.stored)}
+            assert not missing, f"{len(missing)} of {len(waiting)} dropped"
+            ended = end_well(it.program, it.outbox)
+    notebook.fault(
+        "clock", "killed in 2019 while events wait, started again when the clock is right", seen="nothing dropped",
+        ended_s=ended,
+    )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
+from support.small_disk import fill, small_disk
 
 
 def event(number: int) -> Event:
@@ -21,27 +21,9 @@ def event(number: int) -> Event:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a tmpfs needs root and CAP_SYS_ADMIN")
-    yield place
-    subprocess.run(["umount", str(place)], check=True, timeout=10)
-
-
-def fill_disk(ballast: Path) -> None:
-    with ballast.open("wb", buffering=0) as file:
-        while True:
-            try:
-                if file.write(b"\0" * 4096) == 0:
-                    return
-            except OSError:
-                return
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "1M") as place:
+        yield place
 
 
 def append_until_refused(outbox: SqliteOutbox, start: int) -> tuple[int, OutboxError]:
@@ -61,11 +43,11 @@ def take_all(outbox: SqliteOutbox) -> list[int]:
     return taken
 
 
-def test_outbox_full_disk_is_said_loudly_and_recovers_by_itself(small_disk: Path) -> None:
+def test_outbox_full_disk_is_said_loudly_and_recovers_by_itself(disk: Path) -> None:
     """The disk fills up under too high a limit: an error with a remedy, no hang, and on with the next free space."""
-    ballast = small_disk / "ballast"
+    ballast = disk / "ballast"
     ballast.write_bytes(b"\0" * 300_000)
-    with SqliteOutbox(small_disk / "outbox.db") as outbox:
+    with SqliteOutbox(disk / "outbox.db") as outbox:
         outbox.register(["vms"])
         accepted, error = append_until_refused(outbox, 0)
         assert accepted > 10
@@ -81,17 +63,17 @@ def test_outbox_full_disk_is_said_loudly_and_recovers_by_itself(small_disk: Path
         assert take_all(outbox) == list(range(accepted + 1))
 
 
-def test_outbox_goes_on_when_another_program_fills_the_disk(small_disk: Path) -> None:
+def test_outbox_goes_on_when_another_program_fills_the_disk(disk: Path) -> None:
     """A warm outbox at its own limit lives on inside its own files when nothing is left on the disk."""
-    path = small_disk / "outbox.db"
+    path = disk / "outbox.db"
     with SqliteOutbox(path, max_size=256 * 1024) as outbox:
         outbox.register(["vms"])
         for start in range(0, 1500, 5):
             outbox.append([event(start + offset) for offset in range(5)])
         dropped = outbox.backlog("vms").dropped
         assert dropped > 0
-        fill_disk(small_disk / "ballast")
-        assert os.statvfs(small_disk).f_bavail == 0
+        fill(disk / "ballast")
+        assert os.statvfs(disk).f_bavail == 0
         for start in range(1500, 2500, 5):
             outbox.append([event(start + offset) for offset in range(5)])
         left = take_all(outbox)
@@ -99,23 +81,23 @@ def test_outbox_goes_on_when_another_program_fills_the_disk(small_disk: Path) ->
         assert outbox.backlog("vms").dropped == 2500 - len(left)
 
 
-def test_outbox_cannot_start_on_a_full_disk_and_says_so(small_disk: Path) -> None:
+def test_outbox_cannot_start_on_a_full_disk_and_says_so(disk: Path) -> None:
     """No room for even an empty outbox is one sentence and a remedy; with room the same call works."""
-    fill_disk(small_disk / "ballast")
-    outbox = SqliteOutbox(small_disk / "var" / "outbox.db")
+    fill(disk / "ballast")
+    outbox = SqliteOutbox(disk / "var" / "outbox.db")
     with pytest.raises(OutboxError) as caught:
         outbox.open()
     assert caught.value.remedy
-    (small_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     with outbox:
         outbox.register(["vms"])
         outbox.append([event(1)])
         assert take_all(outbox) == [1]
 
 
-def test_outbox_goes_on_in_the_room_that_delivery_made(small_disk: Path) -> None:
+def test_outbox_goes_on_in_the_room_that_delivery_made(disk: Path) -> None:
     """Freshly started, far from its own limit, on a disk that others filled: it lives on in the pages it has freed."""
-    path = small_disk / "outbox.db"
+    path = disk / "outbox.db"
     with SqliteOutbox(path) as outbox:
         outbox.register(["vms"])
         for start in range(0, 300, 50):
@@ -124,7 +106,7 @@ def test_outbox_goes_on_in_the_room_that_delivery_made(small_disk: Path) -> None
     with SqliteOutbox(path, keep=0) as outbox:
         while OutboxReader(path).list(1):
             threading.Event().wait(0.02)
-        fill_disk(small_disk / "ballast")
+        fill(disk / "ballast")
         for number in range(300, 400):
             outbox.append([event(number)])
         assert take_all(outbox) == list(range(300, 400))

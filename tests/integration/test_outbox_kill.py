@@ -13,6 +13,7 @@ from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
+from support.program import wait_until
 
 # Appends from two threads and prints each id only after append returned; a third thread delivers to sink "quick".
 CHILD = """
@@ -110,3 +111,36 @@ def test_outbox_kill_9_keeps_the_batch_under_way(tmp_path: Path) -> None:
         batch = outbox.next_batch("slow", 100)
         assert batch is not None
         assert (batch.key, batch.first_seq, batch.last_seq) == (key, int(first), int(last))
+
+
+def test_outbox_loses_nothing_acknowledged_when_its_files_are_deleted(tmp_path: Path) -> None:
+    """Files are deleted again and again under a program at work; ``kill -9`` when they are back: nothing is missing."""
+    path = tmp_path / "outbox.db"
+    acknowledged: list[str] = []
+    randomness = random.Random(20261125)
+    places = [Path(f"{path}{part}") for part in ("", "-wal", "-shm")]
+    for kill in range(6):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), f"k{kill}"], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        said: list[bytes] = []
+        try:
+            for _ in range(3):
+                said += [child.stdout.readline() for _ in range(randomness.randrange(1, 60))]
+                for suffix in randomness.sample(["", "-wal", "-shm", ".lock"], randomness.randrange(1, 5)):
+                    Path(f"{path}{suffix}").unlink(missing_ok=True)
+                wait_until(lambda: all(place.exists() for place in places), 10, "the files")
+        finally:
+            child.kill()
+            said += child.stdout.read().splitlines(keepends=True)
+            child.stdout.close()
+            child.wait(10)
+        whole = [line for line in said if line.endswith(b"\n") and line.startswith(b"k")]  # the log is among them
+        acknowledged += [line.decode().split()[1] for line in whole]
+    with SqliteOutbox(path) as outbox:
+        outbox.register(["quick", "slow"])
+        stored: list[Event] = []
+        while (batch := outbox.next_batch("slow", 500)) is not None:
+            stored += [Event.from_wire(body) for body in batch.bodies]
+            outbox.ack(batch)
+    assert len(acknowledged) > 500
+    assert not set(acknowledged) - {event.event_id for event in stored}

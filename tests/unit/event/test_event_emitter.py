@@ -60,6 +60,7 @@ def test_emitter_delivers_to_every_sink() -> None:
     assert [int(got.ts) for got in two.events] == [0, 1, 2]
     assert report["one"] == {
         "state": "up",
+        "circuit": "closed",
         "delivered": 3,
         "retried": 0,
         "dead": 0,

@@ -80,6 +80,25 @@ def test_outbox_returns_the_same_batch_until_it_is_settled(outbox: Outbox) -> No
     assert second.key != first.key
 
 
+def test_outbox_remembers_how_long_a_receiver_wants_to_be_left_alone(outbox: Outbox) -> None:
+    """What ``defer`` was told is known, for that sink only, until it is over or a batch is settled."""
+    outbox.register(["a", "b"])
+    assert outbox.deferred("a") == 0.0
+    outbox.defer("a", 60.0)
+    assert 55.0 < outbox.deferred("a") <= 60.0
+    assert outbox.deferred("b") == 0.0
+    outbox.defer("a", 0.001)
+    assert outbox.deferred("a") <= 0.001
+    outbox.defer("a", 60.0)
+    outbox.append([event(1)])
+    assert take_all(outbox, "a") == [1]
+    assert outbox.deferred("a") == 0.0
+    with pytest.raises(ValueError, match="nobody"):
+        outbox.defer("nobody", 1.0)
+    with pytest.raises(ValueError, match="nobody"):
+        outbox.deferred("nobody")
+
+
 def test_outbox_ack_twice_does_not_skip_events(outbox: Outbox) -> None:
     """An acknowledgement that comes again, late, does not settle the batch after it."""
     outbox.register(["a"])

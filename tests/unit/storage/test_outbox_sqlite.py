@@ -302,14 +302,52 @@ def test_outbox_migrates_an_older_file_in_one_transaction(path: Path, monkeypatc
         outbox.append(events(2))
     broken = (*schema.MIGRATIONS, ("ALTER TABLE event ADD COLUMN extra TEXT", "NO SUCH STATEMENT"))
     monkeypatch.setattr(schema, "MIGRATIONS", broken)
-    monkeypatch.setattr(schema, "VERSION", 2)
+    monkeypatch.setattr(schema, "VERSION", len(broken))
     with pytest.raises(OutboxError, match="cannot be used"):
         SqliteOutbox(path).open()
-    monkeypatch.setattr(schema, "MIGRATIONS", (*broken[:1], broken[1][:1]))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*broken[:-1], broken[-1][:1]))
     with SqliteOutbox(path) as outbox:
         assert take_all(outbox, "vms") == [0, 1]
         columns = outbox._read(lambda connection: connection.execute("PRAGMA table_info(event)").fetchall())
         assert "extra" in [column[1] for column in columns]
+
+
+def test_outbox_brings_the_first_releases_file_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of version 0.1.0 goes on where it was, and can then remember a Retry-After."""
+    with monkeypatch.context() as first_release:
+        first_release.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        first_release.setattr(schema, "VERSION", 1)
+        path.parent.mkdir()
+        schema.open_database(path).close()
+    old = sqlite3.connect(path)
+    assert old.execute("PRAGMA user_version").fetchone() == (1,)
+    old.execute("INSERT INTO cursor(sink, acked_seq) VALUES('vms', 0)")
+    old.execute("INSERT INTO event(stored_at, body) VALUES(?, ?)", (time.time(), events(1)[0].encode()))
+    old.commit()
+    old.close()
+    with SqliteOutbox(path) as outbox:
+        assert outbox.deferred("vms") == 0.0
+        outbox.defer("vms", 5.0)
+        assert 4.0 < outbox.deferred("vms") <= 5.0
+        assert take_all(outbox, "vms") == [0]
+
+
+@pytest.mark.parametrize(
+    ("moved", "left"),
+    [(10.0, 20.0), (29.0, 1.0), (31.0, 0.0), (-3600.0, 30.0), (3600.0, 0.0)],
+    ids=["later", "almost over", "over", "the clock was set back", "the clock was set ahead"],
+)
+def test_outbox_remembers_retry_after_across_a_restart(path: Path, moved: float, left: float) -> None:
+    """The rest of the wait is known to the next life, and a wrong clock never makes it longer than was asked."""
+    clock = [1_800_000_000.0]
+    with SqliteOutbox(path, clock=lambda: clock[0]) as outbox:
+        outbox.register(["vms", "other"])
+        outbox.defer("vms", 30.0)
+    clock[0] += moved
+    with SqliteOutbox(path, clock=lambda: clock[0]) as outbox:
+        outbox.register(["vms", "other"])
+        assert outbox.deferred("vms") == pytest.approx(left)
+        assert outbox.deferred("other") == 0.0
 
 
 def test_outbox_has_one_owner(path: Path) -> None:

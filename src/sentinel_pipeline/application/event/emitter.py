@@ -13,12 +13,13 @@ import structlog
 
 from sentinel_pipeline.application.event.delivery import Delivery, DeliverySettings
 from sentinel_pipeline.application.event.memory_outbox import MemoryOutbox
-from sentinel_pipeline.application.event.sink_outages import SinkCondition
+from sentinel_pipeline.application.event.outages import Condition
 from sentinel_pipeline.application.event.sink_thread import SinkThread
 from sentinel_pipeline.application.event.sync_transport import CallableTransport, SyncTransport
 from sentinel_pipeline.application.ports import EventTransport, Outbox, SinkBacklog
 from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event
+from sentinel_pipeline.domain.system_events import Part
 
 log = structlog.get_logger(__name__)
 
@@ -132,21 +133,21 @@ class EventEmitter:
             return dict(self._emitted)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """Return per sink: state, delivered, retried, dead, pending, oldest_pending_s, dropped, reason (design 7).
+        """Return per sink its state, circuit, counts and reason (design section 7).
 
         While the outbox does not answer, pending and the like are the last known ones.
         """
         return {name: self._report(name, thread.delivery) for name, thread in sorted(self._threads.items())}
 
-    def conditions(self) -> dict[str, SinkCondition]:
+    def conditions(self) -> dict[Part, Condition]:
         """Return how each sink is doing, without asking the outbox."""
-        deliveries = {name: thread.delivery for name, thread in self._threads.items()}
-        return {name: SinkCondition(d.state, d.reason, d.delivered) for name, d in deliveries.items()}
+        return {Part("sink", name): thread.delivery.condition() for name, thread in self._threads.items()}
 
     def _report(self, name: str, delivery: Delivery) -> dict[str, Any]:
         backlog = self._backlog(name)
         return {
             "state": str(delivery.state),
+            "circuit": str(delivery.circuit),
             "delivered": delivery.delivered,
             "retried": delivery.retried,
             "dead": backlog.dead,

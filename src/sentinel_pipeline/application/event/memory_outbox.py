@@ -34,6 +34,7 @@ class _Cursor:
     last: int | None = None
     key: str = ""
     dropped: int = 0
+    not_before: float = 0.0
     dead: deque[tuple[int, str, bytes]] = field(default_factory=deque)
 
 
@@ -153,6 +154,16 @@ class MemoryOutbox:
             oldest_s = max(0.0, self._clock() - pending[0].stored_at) if pending else 0.0
             return SinkBacklog(len(pending), oldest_s, len(cursor.dead), cursor.dropped)
 
+    def defer(self, sink: str, seconds: float) -> None:
+        """The receiver asked to be left alone; see ``Outbox.defer``."""
+        with self._lock:
+            self._cursor(sink).not_before = self._clock() + seconds
+
+    def deferred(self, sink: str) -> float:
+        """Return the seconds that the receiver still wants to be left alone."""
+        with self._lock:
+            return max(0.0, self._cursor(sink).not_before - self._clock())
+
     def on_append(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake()`` from the appending thread after each append; returns the function that ends this."""
         with self._lock:
@@ -171,7 +182,7 @@ class MemoryOutbox:
 
     def _pass(self, batch: Batch) -> None:
         cursor = self._cursor(batch.sink)
-        cursor.acked = max(cursor.acked, batch.last_seq)
+        cursor.acked, cursor.not_before = max(cursor.acked, batch.last_seq), 0.0
         if cursor.key == batch.key or (cursor.last is not None and cursor.last <= batch.last_seq):
             cursor.last, cursor.key = None, ""
         self._forget_delivered()

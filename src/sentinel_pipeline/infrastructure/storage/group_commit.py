@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
 from sentinel_pipeline.domain.errors import OutboxError
-from sentinel_pipeline.infrastructure.storage.schema import explain, primary_code
+from sentinel_pipeline.infrastructure.storage.outbox_file import OutboxFile
+from sentinel_pipeline.infrastructure.storage.schema import explain, is_damage, primary_code
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +25,7 @@ T = TypeVar("T")
 LINGER_S = 0.005
 MAX_ROWS = 256
 MAX_BYTES = 4 * 1024 * 1024
+TICK_S = 1.0
 IDLE_TICK_S = 5.0
 
 
@@ -45,7 +46,7 @@ _Outcome = tuple[Any, OutboxError | ValueError | None]
 
 
 class GroupCommit:
-    """Owns the writing connection and its thread.
+    """Owns the thread of the writing connection. A file that is damaged or lost is replaced, and the work done there.
 
     ``stored()`` is called in that thread after a commit that added rows, ``tick(connection)`` after commits and when
     idle; ``tick`` returns True when it wants to go on at once. Both must not block.
@@ -53,14 +54,13 @@ class GroupCommit:
 
     def __init__(
         self,
-        path: Path,
-        connection: sqlite3.Connection,
+        file: OutboxFile,
         *,
         stored: Callable[[], None],
         tick: Callable[[sqlite3.Connection], bool],
     ) -> None:
-        self._path = path
-        self._connection = connection
+        self._file = file
+        self._path = file.path
         self._stored = stored
         self._tick = tick
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -72,7 +72,7 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._loop, name="outbox-writer")
 
     def start(self) -> None:
-        """Begin to work; the connection then belongs to the thread, which closes it."""
+        """Begin to work; the file's writing connection then belongs to the thread, which closes it."""
         self._thread.start()
 
     def run(self, work: Callable[[sqlite3.Connection], T], *, rows: int = 0, size: int = 0, timeout_s: float) -> T:
@@ -114,7 +114,7 @@ class GroupCommit:
                     self._commit(jobs)
                 more = self._housekeeping(more)
         finally:
-            self._connection.close()
+            self._file.close()
 
     def _gather(self, wait_s: float) -> tuple[list[_Job], bool]:
         """Return the jobs of the next commit, perhaps none, and whether the end mark was among them."""
@@ -149,7 +149,10 @@ class GroupCommit:
         self._departed_at, self._company = time.monotonic(), len(jobs)
         wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
         try:
-            outcomes = self._transact_twice(wanted)
+            outcomes = self._store(wanted)
+        except OutboxError as exc:
+            self._fail(wanted, exc, exc)
+            return
         except sqlite3.Error as exc:
             self._fail(wanted, explain(exc, self._path), exc)
             return
@@ -166,33 +169,16 @@ class GroupCommit:
             else:
                 job.future.set_exception(error)
 
-    def _transact_twice(self, jobs: list[_Job]) -> list[_Outcome]:
+    def _store(self, jobs: list[_Job]) -> list[_Outcome]:
+        """Do the jobs in one transaction of a file that is sound and in its place."""
         try:
-            return self._transact(jobs)
+            outcomes = _transact_twice(self._file.writer(), jobs)
         except sqlite3.Error as exc:
-            if primary_code(exc) != sqlite3.SQLITE_FULL:
+            if not is_damage(exc):
                 raise
-        # A checkpoint lets the log start over inside its own file, so the second try may need no new space.
-        with suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        return self._transact(jobs)
-
-    def _transact(self, jobs: list[_Job]) -> list[_Outcome]:
-        outcomes: list[_Outcome] = []
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            for job in jobs:
-                try:
-                    outcomes.append((job.work(self._connection), None))
-                except (OutboxError, ValueError) as exc:
-                    outcomes.append((None, exc))
-            self._connection.execute("COMMIT")
-        except BaseException:
-            # SQLite itself rolls back on some errors (full, I/O): then there is nothing left to undo.
-            if self._connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-            raise
+            outcomes = _transact_twice(self._file.rebuild(), jobs)
+        if any(job.rows for job in jobs) and self._file.lost():
+            self._file.restore()
         return outcomes
 
     def _fail(self, jobs: list[_Job], error: OutboxError, cause: Exception) -> None:
@@ -214,23 +200,62 @@ class GroupCommit:
         now = time.monotonic()
         if not more and now < self._tick_at:
             return False
-        self._tick_at = now + 1.0
+        self._tick_at = now + TICK_S
         try:
-            return self._apart(self._tick)
+            self._file.keep_ownership()
+            if self._file.lost(thorough=True):
+                self._file.restore()
+            return self._apart(self._file.writer())
+        except OutboxError:
+            return False  # the same trouble shows, and is reported, at the next append
+        except sqlite3.Error as exc:
+            if is_damage(exc):
+                with suppress(OutboxError, sqlite3.Error):
+                    self._file.rebuild()
+            return False
         except Exception:  # the thread's outermost loop: a defect in tidying must not end the writer
             log.exception("tidying the outbox failed in an unforeseen way")
             return False
 
-    def _apart(self, work: Callable[[sqlite3.Connection], bool]) -> bool:
-        """Run ``work`` in a transaction of its own; False when the disk refuses even that."""
+    def _apart(self, connection: sqlite3.Connection) -> bool:
+        """Tidy in a transaction of its own."""
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            result = work(self._connection)
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
-            # Tidying waits for better times; the same trouble shows, and is reported, at the next append.
-            return False
+            connection.execute("BEGIN IMMEDIATE")
+            more = self._tick(connection)
+            connection.execute("COMMIT")
         finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        return result
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+        return more
+
+
+def _transact_twice(connection: sqlite3.Connection, jobs: list[_Job]) -> list[_Outcome]:
+    try:
+        return _transact(connection, jobs)
+    except sqlite3.Error as exc:
+        if primary_code(exc) != sqlite3.SQLITE_FULL:
+            raise
+    # A checkpoint lets the log start over inside its own file, so the second try may need no new space.
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    return _transact(connection, jobs)
+
+
+def _transact(connection: sqlite3.Connection, jobs: list[_Job]) -> list[_Outcome]:
+    outcomes: list[_Outcome] = []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for job in jobs:
+            try:
+                outcomes.append((job.work(connection), None))
+            except (OutboxError, ValueError) as exc:
+                outcomes.append((None, exc))
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite itself rolls back on some errors (full, I/O): then there is nothing left to undo.
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        raise
+    return outcomes

@@ -11,6 +11,7 @@ the oldest pending events.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import structlog
 
@@ -28,9 +29,10 @@ from sentinel_pipeline.application.ports import Batch, SinkBacklog
 from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event, new_event_id
 from sentinel_pipeline.infrastructure.storage.group_commit import GroupCommit
-from sentinel_pipeline.infrastructure.storage.owner_lock import OwnerLock
+from sentinel_pipeline.infrastructure.storage.outbox_file import OutboxFile
+from sentinel_pipeline.infrastructure.storage.rescue import Replacement, is_event
 from sentinel_pipeline.infrastructure.storage.retention import Limits, Retention
-from sentinel_pipeline.infrastructure.storage.schema import connect, explain, open_database
+from sentinel_pipeline.infrastructure.storage.schema import damage, explain, is_damage
 
 log = structlog.get_logger(__name__)
 
@@ -72,16 +74,17 @@ class SqliteOutbox:
     ) -> None:
         if max_size < MIN_SIZE:
             raise ValueError(f"max_size must be at least {MIN_SIZE} bytes, not {max_size}")
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path))  # two names of one file have one lock, and one log
         self._limits = Limits(max_size=max_size, max_age=max_age, drop=when_full == "drop_oldest", keep=keep)
         self._deadline_s = deadline_s
         self._clock = clock
-        self._owner = OwnerLock(self.path)
         self._dropped = Tally(self._report_dropped)
         self._retention = Retention(self._limits, self.path, self._dropped.add, clock)
+        self._file = OutboxFile(self.path, self._retention.configure, deadline_s / 2, self._note_replaced)
+        self._replacements: tuple[Replacement, ...] = ()
+        self._hear_replaced: Callable[[Replacement], None] = lambda _: None
+        self._resume_at: int | None = None
         self._writer: GroupCommit | None = None
-        self._reader: sqlite3.Connection | None = None
-        self._reading = threading.Lock()
         self._wakes: tuple[Callable[[], None], ...] = ()
         self._waking = threading.Lock()
 
@@ -102,35 +105,25 @@ class SqliteOutbox:
         return self._dropped.total
 
     @property
+    def replaced(self) -> int:
+        """How often the file was damaged or lost since ``open``, and replaced."""
+        return len(self._replacements)
+
+    @property
     def trouble(self) -> str:
         """Why events cannot be stored at present, or an empty string; for health checks."""
         return self._writer.trouble if self._writer is not None else f"the outbox {self.path} is closed"
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how the file is doing, for the report: trouble, dropped, replaced."""
+        return {"trouble": self.trouble, "dropped": self.dropped, "replaced": self.replaced}
 
     def open(self) -> None:
         """Take the ownership, open or create the file, start the writer. Raises ``OutboxError``; idempotent."""
         if self._writer is not None:
             return
-        self._owner.acquire()
-        try:
-            connection = open_database(self.path, timeout_s=self._deadline_s / 2)
-            try:
-                self._retention.configure(connection)
-                self._reader = connect(self.path)
-            except BaseException:
-                connection.close()
-                raise
-        except sqlite3.Error as exc:
-            self._owner.release()
-            raise explain(exc, self.path) from exc
-        except BaseException:
-            self._owner.release()
-            raise
-        self._writer = GroupCommit(
-            self.path,
-            connection,
-            stored=self._wake_all,
-            tick=self._retention.tidy,
-        )
+        self._file.open()
+        self._writer = GroupCommit(self._file, stored=self._wake_all, tick=self._retention.tidy)
         self._writer.start()
 
     def close(self) -> None:
@@ -138,16 +131,13 @@ class SqliteOutbox:
         writer, self._writer = self._writer, None
         if writer is None:
             return
-        with self._reading:
-            reader, self._reader = self._reader, None
-            if reader is not None:
-                reader.close()
+        self._file.end_reading()
         if not writer.close(timeout_s=max(self._deadline_s, 1.0)):
             # The writer still holds the file, so the ownership stays with this process too.
             log.warning("the disk does not answer: the outbox is left to end by itself", path=str(self.path))
             return
         self._dropped.flush(now=True)
-        self._owner.release()
+        self._file.release()
 
     def append(self, events: Sequence[Event]) -> None:
         """Store durably; see ``Outbox.append``. Raises ``OutboxFull`` with the policy ``refuse``."""
@@ -179,11 +169,13 @@ class SqliteOutbox:
                 (self._clock(), *names),
             )
             newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+            begin = self._resume_at if self._resume_at is not None else newest[0] if newest else 0
             for name in names:
                 connection.execute(
                     "INSERT INTO cursor(sink, acked_seq) VALUES(?, ?) ON CONFLICT DO UPDATE SET retired_at = NULL",
-                    (name, newest[0] if newest else 0),
+                    (name, begin),
                 )
+                self._file.places.passed(name, _cursor(connection, name)[0])
 
         if "" in sinks:
             raise ValueError("a sink needs a name")
@@ -202,6 +194,7 @@ class SqliteOutbox:
             rows = _rows(connection, sink, acked, last, max_events)
             if not rows:
                 return None
+            self._file.places.given(rows[-1][0])
             if key is None:
                 key = new_event_id()
                 connection.execute(
@@ -213,7 +206,7 @@ class SqliteOutbox:
 
     def ack(self, batch: Batch) -> None:
         """The sink has the batch."""
-        self._write(lambda connection: _pass(connection, batch))
+        self._write(lambda connection: self._pass(connection, batch))
 
     def split(self, batch: Batch) -> None:
         """Make the batch under way its first half, under a new key; see ``Outbox.split``."""
@@ -243,7 +236,7 @@ class SqliteOutbox:
                 " ORDER BY seq",
                 {"sink": batch.sink, "reason": reason, "now": self._clock(), "acked": acked, "last": batch.last_seq},
             )
-            _pass(connection, batch)
+            self._pass(connection, batch)
 
         self._write(work)
 
@@ -264,6 +257,40 @@ class SqliteOutbox:
             return SinkBacklog(pending, max(0.0, self._clock() - oldest[0]) if oldest else 0.0, dead, dropped)
 
         return self._read(read)
+
+    def defer(self, sink: str, seconds: float) -> None:
+        """The receiver asked to be left alone; see ``Outbox.defer``."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _cursor(connection, sink)
+            connection.execute(
+                "UPDATE cursor SET not_before = ?, asked_s = ? WHERE sink = ?", (self._clock() + seconds, seconds, sink)
+            )
+
+        self._write(work)
+
+    def deferred(self, sink: str) -> float:
+        """Return the seconds that the receiver still wants to be left alone.
+
+        By the wall clock, the only one that goes on across restarts; if it was set back meanwhile, no more than the
+        receiver had asked for.
+        """
+
+        def read(connection: sqlite3.Connection) -> float:
+            row = connection.execute("SELECT not_before, asked_s FROM cursor WHERE sink = ?", (sink,)).fetchone()
+            not_before, asked_s = _known(row, sink)
+            return 0.0 if not_before is None else min(max(0.0, not_before - self._clock()), asked_s)
+
+        return self._read(read)
+
+    def on_replaced(self, hear: Callable[[Replacement], None]) -> None:
+        """Call ``hear`` with each replacement of a damaged or lost file: those there were, and from now on.
+
+        It is called from the writer thread and must not block or raise.
+        """
+        for replacement in self._replacements:
+            hear(replacement)
+        self._hear_replaced = hear
 
     def on_append(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake()`` from the writer thread after each append; returns the function that ends this."""
@@ -296,19 +323,27 @@ class SqliteOutbox:
         return writer.run(work, rows=rows, size=size, timeout_s=self._deadline_s)
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``work`` on one consistent picture of the file."""
-        with self._reading:
-            if self._reader is None:
-                raise OutboxError(f"the outbox {self.path} is not open")
-            try:
-                with closing(self._reader.cursor()) as snapshot:
-                    snapshot.execute("BEGIN")
-                    try:
-                        return work(self._reader)
-                    finally:
-                        snapshot.execute("ROLLBACK")
-            except sqlite3.Error as exc:
+        """Run ``work`` on one consistent picture of the file; a damaged one is replaced first."""
+        generation = self._file.generation
+        try:
+            return self._file.read(work)
+        except sqlite3.Error as exc:
+            if not is_damage(exc):
                 raise explain(exc, self.path) from exc
+        self._write(self._file.complain(generation))
+        try:
+            return self._file.read(work)
+        except sqlite3.Error as exc:
+            raise explain(exc, self.path) from exc
+
+    def _pass(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        _pass(connection, batch)
+        self._file.places.passed(batch.sink, batch.last_seq)
+
+    def _note_replaced(self, replacement: Replacement) -> None:
+        self._replacements = (*self._replacements, replacement)
+        self._resume_at = replacement.resume_at
+        self._hear_replaced(replacement)
 
     def _wake_all(self) -> None:
         for wake in self._wakes:
@@ -339,7 +374,10 @@ def _cursor(connection: sqlite3.Connection, sink: str) -> tuple[int, int | None,
 def _rows(
     connection: sqlite3.Connection, sink: str, acked: int, last: int | None, max_events: int
 ) -> list[tuple[int, bytes]]:
-    """Return the batch under way (``last`` is set), or the next ``max_events`` rows within ``MAX_BATCH_BYTES``."""
+    """Return the batch under way (``last`` is set), or the next ``max_events`` rows within ``MAX_BATCH_BYTES``.
+
+    A body that is no event counts as damage of the file: no sink could ever get past it.
+    """
     until = "" if last is None else " AND seq <= :last"
     limit = "" if last is not None else " LIMIT :limit"
     cursor = connection.execute(
@@ -350,6 +388,8 @@ def _rows(
     size = 0
     with closing(cursor):
         for seq, body in cursor:
+            if not is_event(body):
+                raise damage("a body that is no event")
             size += len(body)
             if rows and last is None and size > MAX_BATCH_BYTES:
                 break
@@ -361,7 +401,7 @@ def _pass(connection: sqlite3.Connection, batch: Batch) -> None:
     """Move the sink's cursor behind the batch; a batch that has been replaced meanwhile is left alone."""
     _cursor(connection, batch.sink)
     connection.execute(
-        "UPDATE cursor SET acked_seq = max(acked_seq, ?) WHERE sink = ?",
+        "UPDATE cursor SET acked_seq = max(acked_seq, ?), not_before = NULL WHERE sink = ?",
         (batch.last_seq, batch.sink),
     )
     connection.execute(

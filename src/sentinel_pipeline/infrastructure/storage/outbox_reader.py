@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sentinel_pipeline.domain.errors import OutboxError
-from sentinel_pipeline.infrastructure.storage.schema import APPLICATION_ID, VERSION, connect, explain
+from sentinel_pipeline.infrastructure.storage.place import was_ours
+from sentinel_pipeline.infrastructure.storage.schema import APPLICATION_ID, VERSION, connect, explain, is_damage
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class OutboxReader:
     """
 
     def __init__(self, path: Path | str, *, clock: Callable[[], float] = time.time) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path))
         self._clock = clock
 
     def list(
@@ -190,6 +191,8 @@ class OutboxReader:
                 connection.execute("COMMIT")
                 return result
         except sqlite3.Error as exc:
+            if is_damage(exc) and not was_ours(self.path):
+                raise OutboxError(f"{self.path} is not an outbox", remedy="check the outbox path") from exc
             raise explain(exc, self.path) from exc
 
     def _connect(self, *, read_only: bool) -> sqlite3.Connection:

@@ -22,6 +22,24 @@ class OwnerLock:
 
     def acquire(self) -> None:
         """Become the owner. Raises ``OutboxError`` at once when somebody is, or when the directory refuses."""
+        self._descriptor = self._take()
+
+    def renew(self) -> None:
+        """Take the lock again if its file was deleted. Raises ``OutboxError`` when somebody else has it by now."""
+        if self._descriptor is None:
+            return
+        try:
+            found, held = self.path.stat(), os.fstat(self._descriptor)
+            if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino):
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # nothing is known, and a lock is held
+        descriptor, self._descriptor = self._descriptor, self._take()
+        os.close(descriptor)
+
+    def _take(self) -> int:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -35,16 +53,21 @@ class OwnerLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
+        return descriptor
 
     def _lock(self, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        except BlockingIOError as exc:
             owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise OutboxError(
                 f"the outbox {self._outbox} is in use by process {owner}",
                 remedy="end that program, or give this one its own outbox path",
+            ) from exc
+        except OSError as exc:
+            raise OutboxError(
+                f"the outbox {self._outbox} cannot be locked: {exc.strerror}",
+                remedy="keep the outbox on a local disk; some network file systems have no locks",
             ) from exc
         try:
             os.ftruncate(descriptor, 0)

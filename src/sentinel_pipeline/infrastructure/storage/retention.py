@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from sentinel_pipeline.infrastructure.storage.schema import PAGE_SIZE
 GRACE_S = 3600.0
 CHUNK = 64
 TIDY_ROWS = 2000
+
+# A clock that shows less has not been set: nobody can have stored an event before there was a program to do it.
+FIRST_RELEASE = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+CLOCK_S = 2.0  # what a clock may be moved without being noticed
 
 # Sinks that hold events back: the registered ones, and those left out a short while ago (a slip in the configuration).
 HOLDING = "(retired_at IS NULL OR retired_at > :grace)"
@@ -46,7 +51,8 @@ class Retention:
         self._clock = clock
         # A tenth stays free, so that cursors and dead letters can still be written when events are refused.
         self._usable_pages = limits.max_size * 9 // 10 // PAGE_SIZE
-        self._opened = time.monotonic()
+        self._opened = _elapsed()
+        self._clock_ahead = 0.0  # of the elapsed time
         self._last_seq_before = 0
 
     def configure(self, connection: sqlite3.Connection) -> None:
@@ -60,9 +66,11 @@ class Retention:
         connection.execute(
             f"PRAGMA wal_autocheckpoint = {log_size // PAGE_SIZE // 4}"
         )  # the rest is for one big commit
-        self._opened = time.monotonic()
+        self._opened = _elapsed()
         newest = connection.execute("SELECT max(seq) FROM event").fetchone()[0]
         self._last_seq_before = newest or 0
+        self._clock_ahead = self._clock() - _elapsed()
+        self._date_anew(connection)
 
     def make_room(self, connection: sqlite3.Connection, bodies: Sequence[bytes]) -> None:
         """Delete until ``bodies`` fit. Raises ``OutboxFull`` when they do not and pending events must stay."""
@@ -78,6 +86,7 @@ class Retention:
 
     def tidy(self, connection: sqlite3.Connection) -> bool:
         """Delete what is old, one bounded portion; True when there is more to do."""
+        self._notice_clock(connection)
         gone = self.trim_history(connection, TIDY_ROWS, keep=self._limits.keep)
         # Too much can be there: max_size was lowered, or the operator replayed events.
         while gone < TIDY_ROWS and _used(connection) > self._usable_pages:
@@ -140,18 +149,11 @@ class Retention:
         return connection.execute("DELETE FROM event WHERE seq <= ?", (last,)).rowcount
 
     def _expire(self, connection: sqlite3.Connection) -> bool:
-        """Drop events and dead letters older than ``max_age``, from the old end.
-
-        An event of this run cannot be older than the run: a clock that is set right after the start (no battery, NTP)
-        must not make yesterday's epoch expire today's events.
-        """
+        """Drop events and dead letters older than ``max_age``, from the old end."""
         if self._limits.max_age is None:
             return False
         cutoff = self._clock() - self._limits.max_age
-        newest = 2**62 if time.monotonic() - self._opened > self._limits.max_age else self._last_seq_before
-        head = connection.execute(
-            "SELECT seq, stored_at FROM event WHERE seq <= ? ORDER BY seq LIMIT ?", (newest, TIDY_ROWS)
-        ).fetchall()
+        head = connection.execute("SELECT seq, stored_at FROM event ORDER BY seq LIMIT ?", (TIDY_ROWS,)).fetchall()
         expired = [seq for seq, _ in takewhile(lambda row: row[1] < cutoff, head)]
         if expired:
             self._forget(connection, expired[-1])
@@ -159,6 +161,46 @@ class Retention:
             "DELETE FROM dead WHERE id IN (SELECT id FROM dead WHERE at < ? ORDER BY id LIMIT ?)", (cutoff, TIDY_ROWS)
         )
         return max(len(expired), gone.rowcount) >= TIDY_ROWS
+
+    def _notice_clock(self, connection: sqlite3.Connection) -> None:
+        """See whether the clock was set, and correct the dates that are then wrong."""
+        ahead = self._clock() - _elapsed()
+        if abs(ahead - self._clock_ahead) > CLOCK_S:
+            self._date_anew(connection)
+            connection.execute("COMMIT")  # only what is on the disk counts as corrected
+            connection.execute("BEGIN IMMEDIATE")
+            self._clock_ahead = ahead
+
+    def _date_anew(self, connection: sqlite3.Connection) -> None:
+        """Let the age of rows begin now whose date cannot be true; ages decide what is dropped.
+
+        Not true is a date in the future, one before the first release, and for rows of this run one before it began.
+        A clock that is wrong itself (no battery, no network yet) says nothing.
+        """
+        now = self._clock()
+        if now < FIRST_RELEASE:
+            return
+        values = {
+            "now": now,
+            "future": now + CLOCK_S,
+            "past": FIRST_RELEASE,
+            "begun": now - (_elapsed() - self._opened) - CLOCK_S,
+            "before": self._last_seq_before,
+        }
+        connection.execute(
+            "UPDATE event SET stored_at = :now WHERE stored_at > :future OR stored_at < :past"
+            " OR (seq > :before AND stored_at < :begun)",
+            values,
+        )
+        connection.execute("UPDATE dead SET at = :now WHERE at > :future OR at < :past", values)
+        connection.execute(
+            "UPDATE cursor SET retired_at = :now WHERE retired_at > :future OR retired_at < :past", values
+        )
+
+
+def _elapsed() -> float:
+    """Return seconds of a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _used(connection: sqlite3.Connection) -> int:

@@ -1,4 +1,4 @@
-"""The outbox file: how it is opened, checked, migrated and, when damaged, set aside."""
+"""The outbox file: how it is opened, checked and migrated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import sqlite3
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -36,6 +35,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
              stored_at REAL NOT NULL, at REAL NOT NULL, body BLOB NOT NULL)""",
         "CREATE INDEX dead_sink ON dead(sink)",
     ),
+    (
+        # What Retry-After asked for: Unix seconds, and how many seconds that was.
+        "ALTER TABLE cursor ADD COLUMN not_before REAL",
+        "ALTER TABLE cursor ADD COLUMN asked_s REAL",
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -48,6 +52,18 @@ def primary_code(exc: sqlite3.Error) -> int:
     return getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
+def is_damage(exc: sqlite3.Error) -> bool:
+    """Return whether SQLite says that the file is damaged; a log that somebody has cut short is an I/O error to it."""
+    return primary_code(exc) in _DAMAGED or getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+def damage(found: str) -> sqlite3.DatabaseError:
+    """Return what SQLite raises for a damaged file."""
+    damaged = sqlite3.DatabaseError(found)
+    damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return damaged
+
+
 def explain(exc: sqlite3.Error, path: Path) -> OutboxError:
     """Return the error a person reads for what SQLite said."""
     code = primary_code(exc)
@@ -57,8 +73,8 @@ def explain(exc: sqlite3.Error, path: Path) -> OutboxError:
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return OutboxError(f"another process is writing to {path}", remedy="wait for it, or end it")
-    if code in _DAMAGED:
-        return OutboxError(f"{path} is damaged", remedy="restart: the file is then set aside and a new one started")
+    if is_damage(exc):
+        return OutboxError(f"{path} is damaged", remedy="a running program sets it aside and starts a new one")
     if code in _FORBIDDEN:
         return OutboxError(
             f"{path} cannot be opened for writing",
@@ -80,35 +96,22 @@ def connect(
     )
 
 
-def open_database(path: Path, *, timeout_s: float = 1.0) -> sqlite3.Connection:
-    """Return a writing connection to a sound, current outbox; create, migrate or replace the file as needed.
+def open_database(path: Path, *, timeout_s: float = 1.0, check: bool = True) -> sqlite3.Connection:
+    """Return a writing connection to a sound, current outbox; create or migrate the file as needed.
 
-    A damaged file is moved aside and named in the log. Raises ``OutboxError`` when the place cannot be used, when the
-    file belongs to another program, or when a newer release wrote it.
+    ``check``: whether to look for damage first. Lets ``sqlite3.Error`` out; raises ``OutboxError`` when the file
+    belongs to another program, or when a newer release wrote it.
     """
-    try:
-        return _open_checked(path, timeout_s)
-    except sqlite3.DatabaseError as exc:
-        if primary_code(exc) not in _DAMAGED:
-            raise explain(exc, path) from exc
-    aside = _set_aside(path)
-    log.error("the outbox was damaged: it is set aside and a new one started", path=str(path), aside=str(aside))
-    try:
-        return _open_checked(path, timeout_s)
-    except sqlite3.Error as exc:
-        raise explain(exc, path) from exc
-
-
-def _open_checked(path: Path, timeout_s: float) -> sqlite3.Connection:
     connection = connect(path, timeout_s=timeout_s)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         version = recognise(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit has reached the disk when it returns
-        _check(connection)
+        if check:
+            _check(connection)
         _migrate(connection, version)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException:
         connection.close()
         raise
@@ -144,9 +147,7 @@ def _check(connection: sqlite3.Connection) -> None:
     finally:
         connection.set_progress_handler(None, 0)
     if found != "ok":
-        damaged = sqlite3.DatabaseError(found)
-        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise damaged
+        raise damage(found)
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
@@ -164,7 +165,7 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
             raise
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make the new names themselves survive a power cut; file systems that cannot are left alone."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -172,21 +173,3 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename the file and its companions; SQLite's ``.recover`` works on the result. Return the new name."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
-    for suffix in ("", "-wal", "-shm"):
-        source = Path(f"{path}{suffix}")
-        try:
-            source.rename(f"{aside}{suffix}")
-        except FileNotFoundError:
-            continue
-        except OSError as exc:
-            raise OutboxError(
-                f"{source} is damaged and cannot be moved aside: {exc.strerror}",
-                remedy="move it away, or give this user write permission on its directory",
-            ) from exc
-    return aside
