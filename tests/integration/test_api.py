@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
+from sentinel_pipeline.application.stream.manager import StreamManager
+from sentinel_pipeline.bootstrap import running
 from sentinel_pipeline.domain.errors import ConfigError, SentinelError
 from sentinel_pipeline.interface.api.app import make_app
 from sentinel_pipeline.interface.api.client import ask_status
 from sentinel_pipeline.interface.api.server import ApiServer, bind
+from sentinel_pipeline.interface.config import load_config
+from support.peers import free_port
 
 REPORT: dict[str, Any] = {
     "streams": {"gate": {"state": "RUNNING"}, "yard": {"state": "FAILED"}},
@@ -22,7 +31,7 @@ REPORT: dict[str, Any] = {
 
 
 def serve(report: dict[str, Any] = REPORT, token: str = "", port: int = 0) -> ApiServer:
-    return ApiServer(make_app(lambda: report, token), "127.0.0.1", port)
+    return ApiServer(make_app(lambda: report, token), bind("127.0.0.1", port))
 
 
 def get(server: ApiServer, path: str, **headers: str) -> httpx.Response:
@@ -117,7 +126,51 @@ def test_api_own_failure_is_a_problem_document() -> None:
     def broken() -> dict[str, Any]:
         raise RuntimeError("secret inside")
 
-    with ApiServer(make_app(broken, ""), "127.0.0.1", 0) as server:
+    with ApiServer(make_app(broken, ""), bind("127.0.0.1", 0)) as server:
         reply = get(server, "/api/v1/status")
     assert (reply.status_code, reply.headers["content-type"]) == (500, "application/problem+json")
     assert "secret" not in reply.text
+
+
+def test_api_is_idle_while_nobody_asks_and_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server wakes up once a second, not ten times, keeps the Date header true, and still ends without a wait."""
+    woken: list[float] = []
+    look = uvicorn.Server.on_tick
+
+    async def on_tick(self: uvicorn.Server, counter: int) -> bool:
+        woken.append(time.monotonic())
+        return await look(self, counter)
+
+    monkeypatch.setattr(uvicorn.Server, "on_tick", on_tick)
+    with serve() as server:
+        first = parsedate_to_datetime(get(server, "/health/live").headers["date"])
+        threading.Event().wait(1.3)
+        later = parsedate_to_datetime(get(server, "/health/live").headers["date"])
+        started = time.monotonic()
+    assert time.monotonic() - started < 0.5
+    assert first < later
+    assert len(woken) <= 4
+
+
+def test_api_knows_all_streams_when_it_answers_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks while the streams are being started waits for the answer, and it names them."""
+    port = free_port()
+    path = tmp_path / "sentinel.yaml"
+    path.write_text(
+        f"version: 1\nstreams: {{gate: {{source: 'rtsp://127.0.0.1:1/x'}}}}\n"
+        f"outbox: {{path: {tmp_path / 'outbox.db'}}}\napi: {{listen: '127.0.0.1:{port}'}}\n"
+    )
+    apply, asked = StreamManager.apply, []
+
+    def slow_apply(manager: StreamManager, specs: Any) -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"http://127.0.0.1:{port}/api/v1/streams", timeout=0.3, trust_env=False)
+        asked.append(True)
+        apply(manager, specs)
+
+    monkeypatch.setattr(StreamManager, "apply", slow_apply)
+    with running(load_config(path, {})):
+        first = httpx.get(f"http://127.0.0.1:{port}/api/v1/streams", timeout=5, trust_env=False).json()
+    assert asked
+    assert set(first) == {"gate"}
+    assert first["gate"]["state"] in {"CONNECTING", "RECONNECTING"}

@@ -208,7 +208,7 @@ def test_stream_idles_until_something_moves(tmp_path: Path) -> None:
     def pipeline(made: StreamSpec, health: StreamHealth) -> Pipeline:
         def emit(_: Sequence[object]) -> None: ...
 
-        return Pipeline(made, detector, lambda p: EncodedSink(p, "gate", "ffmpeg"), emit, health)
+        return Pipeline(made, detector, lambda p: EncodedSink(p, "gate", "ffmpeg"), emit, health, keep_newest=True)
 
     worker = StreamWorker(
         spec,

@@ -98,16 +98,20 @@ def make_clip(
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     pattern: str = "testsrc2",
+    params: str = "",
 ) -> Path:
     """Encode an FFmpeg test pattern into ``path`` (the suffix chooses the container) and return ``path``.
 
     size: width and height in pixels.  gop: frames from one keyframe to the next.
+    params: further parameters of x264.
     """
     source = f"{pattern}=size={size[0]}x{size[1]}:rate={fps}:duration={seconds}"
     command = ["ffmpeg", "-hide_banner", "-nostdin", "-loglevel", "error", "-y", "-f", "lavfi", "-i", source]
     command += ["-c:v", codec, "-pix_fmt", pix_fmt, "-g", str(gop), "-bf", "0"]
     if codec in {"libx264", "libx265"}:
         command += ["-preset", "ultrafast"]
+    if params:
+        command += ["-x264-params", params]
     done = subprocess.run([*command, str(path)], capture_output=True, check=False, timeout=120)
     if done.returncode != 0:
         raise AssertionError(

@@ -29,6 +29,10 @@ class Image(Protocol):
         """
         ...
 
+    def luma(self, width: int) -> Pixels:
+        """Return a new, small Y plane of about ``width`` columns, limited range, averaged over whole blocks."""
+        ...
+
     def bgr(self) -> Pixels:
         """Return a new (H, W, 3) BGR array."""
         ...

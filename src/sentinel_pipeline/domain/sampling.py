@@ -108,15 +108,3 @@ class SceneClock:
         stood, since = self._still
         if since is not None:
             self._still = (stood + pts - since, None)
-
-
-def shrink(plane: Pixels, width: int = 160) -> Pixels:
-    """Return ``plane`` (H, W) reduced to about ``width`` columns by averaging whole blocks; free of aliasing."""
-    block = max(1, plane.shape[1] // width)
-    rows, columns = plane.shape[0] // block * block, plane.shape[1] // block * block
-    # In two steps, each along contiguous memory: an eighth of the time of a mean over both axes of a 4-D view at once.
-    lines = plane[:rows, :columns].reshape(rows // block, block, columns)
-    sums = lines.sum(axis=1, dtype=np.uint16 if block <= 257 else np.uint32)  # 257 * 255 is the most that fits
-    blocks = sums.reshape(rows // block, columns // block, block).sum(axis=2, dtype=np.uint32)
-    small: Pixels = (blocks // (block * block)).astype(np.uint8)
-    return small

@@ -26,7 +26,8 @@ def smooth_bgr(size: tuple[int, int]) -> Pixels:
 
 def av_frame(size: tuple[int, int], pixel_format: str, color_range: ColorRange = ColorRange.MPEG) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(smooth_bgr(size), format="bgr24")
-    return frame.reformat(format=pixel_format, dst_color_range=color_range)
+    # With several threads swscale now and then spoils the row between two slices of a picture of odd size.
+    return frame.reformat(format=pixel_format, dst_color_range=color_range, threads=1)
 
 
 def filled(size: tuple[int, int], pixel_format: str, values: tuple[int, ...]) -> av.VideoFrame:
@@ -199,3 +200,8 @@ def test_conversions_from_several_threads_agree() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(convert, range(8)))
     assert (frame.colorspace, frame.color_trc) == (Colorspace.ITU709, ColorTrc.BT709)
+
+
+def test_opencv_wakes_no_threads_of_its_own() -> None:
+    """OpenCV works in the calling thread: each stream has one, and a pool would cost more than it saves."""
+    assert cv2.getNumThreads() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import av.container.core
 import av.error
 import pytest
 
-from sentinel_pipeline.infrastructure.video.interruptible import deadline, interruptible, pyav_timeout
+from sentinel_pipeline.infrastructure.video.interruptible import Deadline, interruptible, pyav_timeout
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_pyav_timeout_falls_back_on_pyavs_own(monkeypatch: pytest.MonkeyPatch) -
 def test_a_blocked_open_ends_at_the_deadline(mute_server: str) -> None:
     """An open on a mute server ends within a tenth of a second of its deadline, not at PyAV's time-out."""
     started = time.monotonic()
-    with deadline(0.2, never) as limit, pytest.raises(av.error.FFmpegError):
+    with Deadline(never).within(0.2) as limit, pytest.raises(av.error.FFmpegError):
         av.open(mute_server, timeout=pyav_timeout(60, 60))
     assert 0.2 <= time.monotonic() - started < 0.7
     assert limit.passed
@@ -53,10 +54,16 @@ def test_a_blocked_open_ends_at_the_deadline(mute_server: str) -> None:
 def test_a_blocked_open_ends_when_it_is_cancelled(mute_server: str) -> None:
     """Cancelling from another thread ends an open at once, long before its deadline."""
     cancelled = threading.Event()
-    timer = threading.Timer(0.1, cancelled.set)
+    limit = Deadline(cancelled.is_set)
+
+    def cancel() -> None:
+        cancelled.set()
+        limit.notice()
+
+    timer = threading.Timer(0.1, cancel)
     timer.start()
     started = time.monotonic()
-    with deadline(60, cancelled.is_set) as limit, pytest.raises(av.error.FFmpegError):
+    with limit.within(60), pytest.raises(av.error.FFmpegError):
         av.open(mute_server, timeout=pyav_timeout(60, 60))
     timer.join()
     assert time.monotonic() - started < 0.6
@@ -67,7 +74,7 @@ def test_a_blocked_open_ends_when_it_is_cancelled(mute_server: str) -> None:
 def test_a_deadline_that_is_over_before_the_call_still_ends_it(mute_server: str) -> None:
     """A flag that was set before the call starts does not make the call run for ever."""
     started = time.monotonic()
-    with deadline(60, lambda: True), pytest.raises(av.error.FFmpegError):
+    with Deadline(lambda: True).within(60), pytest.raises(av.error.FFmpegError):
         av.open(mute_server, timeout=pyav_timeout(60, 60))
     assert time.monotonic() - started < 0.5
 
@@ -78,7 +85,7 @@ def test_deadlines_of_threads_do_not_touch_each_other(mute_server: str) -> None:
 
     def attempt(name: str, seconds: float, *, cancelled: bool) -> None:
         started = time.monotonic()
-        with deadline(seconds, lambda: cancelled), pytest.raises(av.error.FFmpegError):
+        with Deadline(lambda: cancelled).within(seconds), pytest.raises(av.error.FFmpegError):
             av.open(mute_server, timeout=pyav_timeout(60, 60))
         took[name] = time.monotonic() - started
 
@@ -94,14 +101,56 @@ def test_deadlines_of_threads_do_not_touch_each_other(mute_server: str) -> None:
     assert 0.4 <= took["patient"] < 0.9
 
 
-def test_deadlines_nest_and_extend() -> None:
-    """The outer deadline is back in force after an inner one, and can be put off."""
-    with deadline(0.0, never) as outer:
-        leaped = av.container.core.time.monotonic() - time.monotonic()
-        with deadline(60, never) as inner:
-            assert not inner.over
-            assert av.container.core.time.monotonic() - time.monotonic() < 1
-        outer.extend(60)
-        assert not outer.over
-        assert av.container.core.time.monotonic() - time.monotonic() < 1
-    assert leaped > 1e8
+def ahead() -> float:
+    """Return by how much the clock that PyAV sees is ahead."""
+    assert interruptible()
+    return float(av.container.core.time.monotonic() - time.monotonic())
+
+
+def test_a_deadline_can_be_put_off_brought_forward_and_used_again() -> None:
+    """What counts is where the end is now, whatever it was when the call began; outside the clock tells the time."""
+    limit = Deadline(never)
+    first_end = time.monotonic() + 0.02
+    with limit.within(0.01):
+        assert ahead() < 1
+        limit.extend(60)
+        while time.monotonic() < first_end:
+            assert ahead() < 1
+        assert ahead() < 1
+        limit.extend(0)
+        first, second = ahead(), ahead()
+        assert first > 1e8
+        assert second - first > 1e8  # at every look
+        limit.extend(60)
+        assert ahead() < 1
+        limit.extend(0)
+    assert ahead() < 1
+    with limit.within(60):
+        assert not limit.over
+        assert ahead() < 1
+
+
+def test_notice_reaches_nobody_outside() -> None:
+    """A thread that has left its deadline has the true time, even when the work is called off a moment later."""
+    cancelled = threading.Event()
+    limit = Deadline(cancelled.is_set)
+    with limit.within(60):
+        pass
+    cancelled.set()
+    limit.notice()
+    assert ahead() < 1
+
+
+def test_looking_at_the_clock_runs_no_python() -> None:
+    """FFmpeg asks some 90 times for each network packet: between two deadlines that costs no call of a function."""
+    called: list[str] = []
+    with Deadline(never).within(60):
+        clock = av.container.core.time
+        clock.monotonic()
+        sys.setprofile(lambda frame, kind, _: called.append(frame.f_code.co_name) if kind == "call" else None)
+        try:
+            for _ in range(90):
+                clock.monotonic()
+        finally:
+            sys.setprofile(None)
+    assert called == []

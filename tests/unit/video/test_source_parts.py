@@ -52,6 +52,14 @@ def test_av_input_asks_the_camera_for_the_transport() -> None:
     assert "secret" not in repr(source)
 
 
+@pytest.mark.parametrize(("url", "unparsed"), [("rtsp://cam/x", True), ("rtmp://cam/x", False), ("clip.mp4", False)])
+def test_av_input_asks_for_packets_of_rtsp_only(url: str, unparsed: bool) -> None:
+    """Only RTSP is read by the packet, and only where that is wanted."""
+    source = av_input(url, unparsed=True)
+    assert (source.unparsed, "noparse" in source.options.values()) == (unparsed, unparsed)
+    assert "noparse" not in av_input(url).options.values()
+
+
 URL = "rtsp://u:s3cretpw@cam/x"
 
 

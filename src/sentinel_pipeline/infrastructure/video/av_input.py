@@ -16,6 +16,7 @@ from sentinel_pipeline.domain.errors import StreamRefused
 from sentinel_pipeline.domain.redact import redact
 
 NETWORK_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "srt", "udp", "tcp"})
+_RTSP = frozenset({"rtsp", "rtsps"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _TEST = re.compile(r"test:(?:(?P<width>\d{2,4})x(?P<height>\d{2,4}))?(?:@(?P<fps>\d{1,3}))?")
 
@@ -26,6 +27,7 @@ class AvInput:
 
     paced: the source has no clock of its own and is played by its timestamps.
     child: PyAV's FFmpeg has no such protocol: a child reads it, and ``format`` is what the child passes on.
+    unparsed: packets come as the network brought them (``access_units``).
     """
 
     url: str = field(repr=False)  # may carry a password
@@ -34,10 +36,14 @@ class AvInput:
     options: dict[str, str] = field(default_factory=dict)
     paced: bool = False
     child: bool = False
+    unparsed: bool = False
 
 
-def av_input(url: str, transport: str = "tcp") -> AvInput:
-    """Return how to open ``url``. Raises ``StreamRefused`` for a URL that this program does not read."""
+def av_input(url: str, transport: str = "tcp", *, unparsed: bool = False) -> AvInput:
+    """Return how to open ``url``, ``unparsed`` if it is RTSP and that is wanted.
+
+    Raises ``StreamRefused`` for a URL that this program does not read.
+    """
     if url.startswith("test:"):
         return _test_pattern(url)
     found = _SCHEME.match(url)
@@ -50,7 +56,13 @@ def av_input(url: str, transport: str = "tcp") -> AvInput:
     if scheme == "srt":
         # The child has probed it already.
         return AvInput(normalise_url(url), scheme, "nut", {"probesize": "32", "analyzeduration": "0"}, child=True)
-    return AvInput(normalise_url(url), scheme, options=_options(scheme, transport))
+    options = _options(scheme, transport)
+    unparsed = unparsed and scheme in _RTSP
+    if unparsed:
+        # Neither for the frame rate nor for a timestamp does probing read a packet: FFmpeg's parser, where it turns out
+        # to be needed, gets the first one.
+        options |= {"fflags": "noparse", "fpsprobesize": "0", "max_ts_probe": "0"}
+    return AvInput(normalise_url(url), scheme, options=options, unparsed=unparsed)
 
 
 def _test_pattern(url: str) -> AvInput:
@@ -69,7 +81,7 @@ def _path(url: str) -> str:
 
 
 def _options(scheme: str, transport: str) -> dict[str, str]:
-    if scheme not in ("rtsp", "rtsps"):
+    if scheme not in _RTSP:
         # These formats have to be recognised from their data: a second of it is enough.
         return {"probesize": "1000000", "analyzeduration": "1000000"}
     options = {

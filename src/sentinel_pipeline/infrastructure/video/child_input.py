@@ -38,7 +38,7 @@ class ChildInput:
     """One child process and its output. One thread only.
 
     binary: empty takes the one that ``find_ffmpeg`` finds. Time-outs in seconds; that of a ``read`` is the deadline of
-    the thread (``interruptible.deadline``). The URL is visible in the arguments of the process.
+    the thread (``interruptible.Deadline``). The URL is visible in the arguments of the process.
     """
 
     def __init__(self, url: str, *, binary: str = "", open_timeout: float = 10.0, read_timeout: float = 5.0) -> None:

@@ -11,8 +11,13 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from cv2.typing import MatLike
 
 from sentinel_pipeline.domain.frame import Pixels
+from sentinel_pipeline.infrastructure.video.luma import shrink
 
 Planes = tuple[Pixels, Pixels, Pixels]
+
+# For the whole process: the streams are what runs side by side here. OpenCV would spread each picture over a pool of
+# threads that have to be woken for half a millisecond of work.
+cv2.setNumThreads(1)
 
 # A reformatter holds a swscale context, which is not thread-safe; changing its sizes from call to call costs nothing
 # measurable, so one for each thread is enough.
@@ -60,6 +65,10 @@ class AvImage:
         chroma = (-(-frame.width // 2), -(-frame.height // 2))
         y, u, v = frame.planes
         return (_view(y, (frame.width, frame.height)), _view(u, chroma), _view(v, chroma))
+
+    def luma(self, width: int) -> Pixels:
+        """Return a new, small Y plane of about ``width`` columns, limited range, averaged over whole blocks."""
+        return shrink(self.yuv420p()[0], width)
 
     def bgr(self) -> Pixels:
         """Return a new (H, W, 3) BGR array, contiguous."""
@@ -132,6 +141,10 @@ class BgrImage:
         if self._planar is None:
             self._planar = self._converted()
         return self._planar
+
+    def luma(self, width: int) -> Pixels:
+        """Return a new, small Y plane of about ``width`` columns, limited range, averaged over whole blocks."""
+        return shrink(self.yuv420p()[0], width)
 
     def bgr(self) -> Pixels:
         """Return a new (H, W, 3) BGR array."""

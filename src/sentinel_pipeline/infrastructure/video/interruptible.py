@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count, takewhile
+from typing import Any, Self
 
 import av.container.core
 
@@ -24,17 +25,38 @@ _LEAP = 1e9  # seconds per look at the clock
 
 _SEAM = "time"  # the name that the compiled callback looks up
 
-_local = threading.local()
 _install_lock = threading.Lock()
 
 
-class Deadline:
-    """A point in monotonic time and a cancel flag; the thread that made it asks and is asked."""
+class _Clock(threading.local):
+    """Stands in for the module ``time`` inside PyAV; each thread has a ``monotonic`` of its own.
 
-    def __init__(self, seconds: float, cancelled: Callable[[], bool]) -> None:
-        self._ends = time.monotonic() + seconds
+    A packet of a network stream takes some 90 looks: what they call is C, and Python runs only when a deadline comes.
+    """
+
+    def __init__(self) -> None:
+        self.monotonic: Callable[[], float] = time.monotonic
+        self.deadline: Deadline | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+
+class Deadline:
+    """A point in time before which PyAV calls have to end, and a flag that ends them at once.
+
+    A context manager that bounds what the entering thread calls inside, on containers opened with ``pyav_timeout``; it
+    can be entered again, later also by another thread, but is not nested. A call that is cut short raises some
+    ``FFmpegError``, or even returns normally (a probe that stalls): ask ``over`` afterwards.
+
+    cancelled: says whether the work was called off. Whoever calls it off calls ``notice`` after that.
+    """
+
+    def __init__(self, cancelled: Callable[[], bool]) -> None:
         self._cancelled = cancelled
-        self._leaps = 0
+        self._ends = time.monotonic()
+        self._looks = self._new_looks()
+        self._thread: dict[str, Any] | None = None  # the attributes of the clock in the thread that is inside
 
     @property
     def cancelled(self) -> bool:
@@ -51,32 +73,59 @@ class Deadline:
         """Whether the call should not go on: time is up, or the work was called off."""
         return self.passed or self.cancelled
 
+    def within(self, seconds: float) -> Self:
+        """Put the end at ``seconds`` from now and return the deadline, to be entered."""
+        self.extend(seconds)
+        return self
+
     def extend(self, seconds: float) -> None:
         """Put the end at ``seconds`` from now."""
-        self._ends = time.monotonic() + seconds
+        before, now = self._ends, time.monotonic()
+        self._ends = now + seconds
+        if self._ends < before or now >= before:
+            self._looks = self._new_looks()
+            self.notice()
 
-    def clock(self) -> float:
-        """Return monotonic time, leaping ahead at every look once the deadline is over.
+    def notice(self) -> None:
+        """Take notice that the work was called off; safe from any thread."""
+        thread = self._thread
+        if thread is None:
+            return
+        thread["monotonic"] = self._looks
+        if self._cancelled():  # asked last: two threads may be here at once, and the flag must win
+            thread["monotonic"] = chain.from_iterable(self._leaps()).__next__
 
-        At every look, because PyAV also reads the clock when a call starts: a start in the far future and a present in
-        the same future would let the call run for ever.
+    def __enter__(self) -> Self:
+        _clock.deadline, self._thread = self, _clock.__dict__
+        self.notice()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread = None
+        _clock.deadline, _clock.monotonic = None, time.monotonic
+
+    def _new_looks(self) -> Callable[[], float]:
+        return chain.from_iterable(self._stretches()).__next__
+
+    def _stretches(self) -> Iterator[Iterable[float]]:
+        """Yield what the clock shows up to the end as it is now, and again where it has been put off meanwhile.
+
+        Once the deadline is over it leaps at every look, because PyAV also reads the clock when a call starts: a start
+        in the far future and a present in the same future would let the call run for ever.
         """
-        now = time.monotonic()
-        if now >= self._ends or self._cancelled():
-            self._leaps += 1
-            return now + self._leaps * _LEAP
-        return now
+        while not self.passed:
+            yield takewhile(self._ends.__gt__, iter(time.monotonic, None))
+        yield count(_LEAP, _LEAP)
+
+    def _leaps(self) -> Iterator[Iterable[float]]:
+        """Leap at every look, but not for a thread that left a moment before ``notice`` came."""
+        leaps = count(_LEAP, _LEAP)
+        while self._thread is not None:
+            yield (next(leaps),)
+        yield iter(time.monotonic, None)
 
 
-class _Clock:
-    """Stands in for the module ``time`` inside PyAV."""
-
-    def monotonic(self) -> float:
-        current: Deadline | None = getattr(_local, "deadline", None)
-        return current.clock() if current else time.monotonic()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(time, name)
+_clock = _Clock()
 
 
 def interruptible() -> bool:
@@ -84,9 +133,9 @@ def interruptible() -> bool:
     with _install_lock:
         found = getattr(av.container.core, _SEAM, None)
         if found is time:
-            setattr(av.container.core, _SEAM, _Clock())
+            setattr(av.container.core, _SEAM, _clock)
             return True
-        return isinstance(found, _Clock)
+        return found is _clock
 
 
 def pyav_timeout(open_timeout: float, read_timeout: float) -> tuple[float, float]:
@@ -96,20 +145,5 @@ def pyav_timeout(open_timeout: float, read_timeout: float) -> tuple[float, float
 
 def call_is_over() -> bool:
     """Return whether the deadline of this thread is over; for code of our own that PyAV calls back."""
-    current: Deadline | None = getattr(_local, "deadline", None)
+    current = _clock.deadline
     return current is not None and current.over
-
-
-@contextmanager
-def deadline(seconds: float, cancelled: Callable[[], bool]) -> Iterator[Deadline]:
-    """Bound the PyAV calls that this thread makes inside the block, on containers opened with ``pyav_timeout``.
-
-    A call that is cut short raises some ``FFmpegError``, or even returns normally (a probe that stalls): ask the
-    ``Deadline`` afterwards. ``cancelled`` is called from inside FFmpeg's callback: it must be quick and must not block.
-    """
-    outer = getattr(_local, "deadline", None)
-    _local.deadline = current = Deadline(seconds, cancelled)
-    try:
-        yield current
-    finally:
-        _local.deadline = outer

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import av
 import av.error
+from av.codec.context import Flags2
 from av.packet import Packet
 from av.video.stream import VideoStream
 
@@ -79,6 +81,33 @@ class PacketDecoder:
             return []
         return self._alone(received)
 
+    def decode_early(self, received: Received) -> list[Decoded]:
+        """Return the picture of an H.264 packet that is believed to be a whole access unit, or nothing.
+
+        Nothing where the last macroblock row is missing or damaged: the whole packet may then be decoded as if nothing
+        had been, if it was not cut off inside a NAL unit. For decoders that hold no pictures back.
+        """
+        errors = self.errors
+        self._context.flags2 |= Flags2.chunks
+        try:
+            pictures = self._pictures(received.packet, received)
+        finally:
+            self._context.flags2 &= ~Flags2.chunks
+        if not pictures:
+            self.errors = errors
+        return pictures
+
+    def renew(self) -> None:
+        """Go on with a fresh decoder that knows nothing but the parameter sets of the stream's description."""
+        fresh = cast(av.VideoCodecContext, av.CodecContext.create(self._context.codec, "r"))
+        fresh.extradata, fresh.thread_count = self._context.extradata, self._context.thread_count
+        self._context = fresh
+
+    @property
+    def reorders(self) -> bool:
+        """Whether the decoder holds pictures back to hand them out in order."""
+        return self._context.has_b_frames
+
     def _key(self, received: Received) -> bool:
         return self._intra or received.packet.is_keyframe
 
@@ -125,8 +154,9 @@ class PacketDecoder:
             self.errors += not isinstance(exc, av.error.EOFError)
             return []
         decode_ms = (time.thread_time() - started) * 1e3 / max(1, len(frames))
-        for frame in frames:
-            frame.time_base = received.packet.time_base  # what comes out of a drained decoder has none
+        if packet is None:
+            for frame in frames:
+                frame.time_base = received.packet.time_base  # what comes out of a drained decoder has none
         sound = [frame for frame in frames if not frame.is_corrupt]
         self.errors += len(frames) - len(sound)
         return [

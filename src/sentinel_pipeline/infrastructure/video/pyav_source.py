@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import cast
 
 import av
 import av.error
 from av.codec.hwaccel import HWAccel, hwdevices_available
-from av.container import InputContainer
+from av.container import Flags, InputContainer
 from av.packet import Packet
 from av.stream import Discard
 from av.video.stream import VideoStream
@@ -21,16 +22,18 @@ from sentinel_pipeline.domain.errors import StreamEnded, StreamError, StreamRefu
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.timeline import Timeline
+from sentinel_pipeline.infrastructure.video.access_units import AccessUnit, AccessUnits
 from sentinel_pipeline.infrastructure.video.av_errors import explain
 from sentinel_pipeline.infrastructure.video.av_input import AvInput, av_input
 from sentinel_pipeline.infrastructure.video.capture_time import captured_at
 from sentinel_pipeline.infrastructure.video.child_input import ChildInput
 from sentinel_pipeline.infrastructure.video.images import AvImage
-from sentinel_pipeline.infrastructure.video.interruptible import Deadline, deadline, pyav_timeout
+from sentinel_pipeline.infrastructure.video.interruptible import Deadline, pyav_timeout
 from sentinel_pipeline.infrastructure.video.packet_decoder import Decoded, PacketDecoder, Received
 from sentinel_pipeline.infrastructure.video.playback import Playback
 
 _BAD_IN_A_ROW = 100  # packets in a row that the demuxer cannot make sense of, without reading anything in between
+_NO_PARSE = cast(int, Flags.no_parse.value)  # PyAV's stubs say Flags
 _IDLE_KEY_S = 60.0  # cameras that save bits make key frames rarer while nothing moves; behind that it is garbage
 
 
@@ -46,6 +49,7 @@ class _Connection:
     playback: Playback | None  # for sources without a clock of their own
     keyed: bool  # a key frame has been seen: what comes now can be decoded
     key_due: float  # monotonic seconds
+    units: AccessUnits | None  # for packets that come as the network brought them
 
     def demux_again(self) -> None:
         """Make a new packet generator; an exception has ended the old one."""
@@ -64,6 +68,8 @@ class PyAVSource:
     idle: asked before each packet by the reading thread; while True only key frames are decoded (``PacketDecoder``).
     on_packet: called by the reading thread with monotonic seconds for each packet that comes, decoded or not.
     ffmpeg: the binary that reads SRT; empty takes the one that is found.
+    prompt: hand out pictures of H.264 over RTSP as soon as they have come, one frame earlier than FFmpeg does, for some
+    CPU time per network packet. Not together with ``skip_nonref``, ``idle`` or ``hwaccel``.
     """
 
     def __init__(
@@ -80,7 +86,9 @@ class PyAVSource:
         idle: Callable[[], bool] = lambda: False,
         on_packet: Callable[[float], None] = lambda _: None,
         ffmpeg: str = "",
+        prompt: bool = False,
     ) -> None:
+        self._prompt = prompt
         self._ffmpeg = ffmpeg
         self._skip_nonref, self._idle, self._on_packet = skip_nonref, idle, on_packet
         self._url, self._name = url, redact(url)
@@ -88,6 +96,7 @@ class PyAVSource:
         self._open_timeout, self._read_timeout = open_timeout, read_timeout
         self._timeline = timeline or Timeline()
         self._cancelled = threading.Event()
+        self._limit = Deadline(self._cancelled.is_set)
         self._connection: _Connection | None = None
         self._ready: deque[Decoded] = deque()
         self._sequence = 0
@@ -107,14 +116,18 @@ class PyAVSource:
         """Connect. Raises ``StreamError``, ``StreamRefused``, ``StreamStalled``; within the open time-out."""
         if self._connection is not None:
             raise RuntimeError("this source is open already")
-        source = av_input(self._url, self._transport)
+        source = av_input(self._url, self._transport, unparsed=self._prompt)
         with ExitStack() as undo:
             child = self._child(source) if source.child else None
             if child is not None:
                 undo.callback(child.close)
                 child.start()
-            with deadline(self._open_timeout, self._cancelled.is_set) as limit:
+            with self._limit.within(self._open_timeout) as limit:
                 container = self._connect(source, child, limit)
+                if source.unparsed and _needs_parser(container):
+                    container.close()
+                    source = av_input(self._url, self._transport)
+                    container = self._connect(source, child, limit)
             undo.callback(container.close)
             self._connection = self._choose_stream(container, child, source)
             undo.pop_all()
@@ -130,7 +143,7 @@ class PyAVSource:
             raise StreamError(f"{self._name} is not open")
         if self._cancelled.is_set():
             raise self._was_cancelled()
-        with deadline(self._read_timeout, self._cancelled.is_set) as limit:
+        with self._limit.within(self._read_timeout) as limit:
             while not self._ready:
                 self._decode(connection, self._next_packet(connection, limit), limit)
                 if limit.over:  # also when a picture came: cut short, the parser hands out what it had held back
@@ -143,6 +156,7 @@ class PyAVSource:
     def cancel(self) -> None:
         """Make ``open`` and ``read``, under way and later, raise ``StreamError``. Safe from any thread."""
         self._cancelled.set()
+        self._limit.notice()
 
     def close(self) -> None:
         """Hang up; may be called more than once, by the thread that reads."""
@@ -224,15 +238,20 @@ class PyAVSource:
         intra = context.codec.intra_only or source.scheme == "test"  # those demuxers need not mark key frames
         # A video on a web server comes as fast as the network allows; a live stream has no duration.
         paced = source.paced or (source.scheme.startswith("http") and container.duration is not None)
+        decoder = PacketDecoder(context, self._idle, intra=intra)
+        gathers = source.unparsed and context.codec.name == "h264"
+        if source.unparsed and not gathers:
+            container.flags &= ~_NO_PARSE  # from the first packet on: none has been read yet
         return _Connection(
             container=container,
             stream=stream,
             child=child,
             packets=container.demux(stream),
-            decoder=PacketDecoder(context, self._idle, intra=intra),
+            decoder=decoder,
             playback=Playback() if paced else None,
             keyed=intra,
             key_due=time.monotonic() + self._key_timeout,
+            units=AccessUnits(context.extradata or b"", lambda: decoder.reorders) if gathers else None,
         )
 
     def _next_packet(self, connection: _Connection, limit: Deadline) -> Packet[VideoStream]:
@@ -258,12 +277,26 @@ class PyAVSource:
 
     def _decode(self, connection: _Connection, packet: Packet[VideoStream], limit: Deadline) -> None:
         """Put what the packet yields into ``_ready``; the last packet of a stream is empty and yields what is left."""
+        if connection.units is None:
+            self._take(connection, AccessUnit(packet), limit)
+            return
+        for unit in connection.units.feed(packet):
+            ready = len(self._ready)
+            self._take(connection, unit, limit)
+            unit.shown = len(self._ready) > ready
+
+    def _take(self, connection: _Connection, unit: AccessUnit, limit: Deadline) -> None:
+        packet, decoder = unit.packet, connection.decoder
         received = Received(packet, time.monotonic(), time.time())
+        if unit.spoiled:
+            decoder.renew()
+            connection.keyed = False
         if packet.size:
-            self._on_packet(received.at)
+            if not unit.again:
+                self._on_packet(received.at)
             if not self._expects(connection, received, limit):
                 return
-        self._ready += connection.decoder.decode(received)
+        self._ready += decoder.decode_early(received) if unit.early else decoder.decode(received)
         if self._loop and connection.playback is not None and not packet.size:
             connection.container.seek(0)
             connection.demux_again()
@@ -337,6 +370,14 @@ class PyAVSource:
             )
         damaged = f"; {self.decode_errors} damaged packets so far" if self.decode_errors else ""
         return StreamStalled(f"{self._name} sent no picture for {self._read_timeout:g} s{damaged}")
+
+
+def _needs_parser(container: InputContainer) -> bool:
+    """Return whether FFmpeg's parser is needed from a packet on that has been read already."""
+    return any(
+        stream.codec_context is not None and stream.codec_context.name != "h264" and stream.start_time is not None
+        for stream in container.streams.video[:1]
+    )
 
 
 def _seconds(packet: Packet[VideoStream]) -> float | None:

@@ -19,11 +19,13 @@ def open_source(
     idle: Callable[[], bool] = lambda: False,
     on_packet: Callable[[float], None] = lambda _: None,
     ffmpeg: str = "",
+    prompt: bool = False,
 ) -> FrameSource:
     """Return a source for one connection, not yet connected.
 
     ``timeline`` carries stream time over from one connection of a stream to the next. ``idle``, ``on_packet`` and
     ``ffmpeg``: see ``PyAVSource``; OpenCV shows neither packets nor key frames. The test pattern is PyAV's alone.
+    ``prompt``: every picture is wanted, as soon as it can be had; where some are skipped or a device decodes it is not.
     """
     if spec.backend == "opencv" and not url.startswith("test:"):
         return OpenCVSource(
@@ -44,4 +46,5 @@ def open_source(
         idle=idle,
         on_packet=on_packet,
         ffmpeg=ffmpeg,
+        prompt=prompt and spec.skip == "none" and spec.hwaccel == "none",
     )
