@@ -8,34 +8,39 @@ from math import floor
 class Pacer:
     """Assigns pictures to slots of 1/fps seconds, as they arrive. Pure: times come in. One thread only.
 
-    A picture goes out at once in the slot nearest to its arrival, so that a camera at the output rate has no waiting
-    and no repeats in spite of jitter of up to half an interval. A slot that stays empty gets the last picture again
-    half an interval later. Slots never repeat and never go back.
+    A picture goes out at once, in the slot nearest to its arrival, so that a camera at the output rate has no waiting
+    and no repeats in spite of jitter of up to half an interval. Of a picture with stream time the jitter does not count
+    at all: one that the network held up gets the slot that it would have had. A slot that stays empty gets the last
+    picture again half an interval later, and later still, by an interval at most, where pictures are held up.
+    Slots never repeat and never go back.
 
     The grid follows the mean arrival by up to half an interval either way: where the first picture happened to come
     late, the jitter of all later ones would otherwise lie across the border of two slots. It follows no further, so
     that a camera whose clock is off is repeated or skipped now and then and the output stays in step with real time.
     """
 
-    _FOLLOW = 0.05  # share of each deviation by which the grid moves
-
+    _FOLLOW = 0.05  # share of each deviation by which the grid, and the mean delay, moves
+    _JITTER = 0.25  # seconds; a larger deviation is a stall or a jump of the camera's clock
+    _FORGET = 0.99  # share of the patience for pictures held up that is left a picture later
     _BEHIND = 1.0  # seconds; further behind than that (a suspended machine) slots are skipped, not filled
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
         self._start: float | None = None
         self._shift = 0.0  # of the grid, in intervals, within half an interval
+        self._delay: float | None = None  # mean of arrival less stream time, in seconds
+        self._patience = 0.0  # intervals for which a slot is kept for a picture that is held up
         self._next = 0
         self.skipped = 0
 
-    def arrive(self, now: float) -> range:
+    def arrive(self, now: float, pts: float | None = None) -> range:
         """Return the slots due at the arrival of a picture: the last for it, those before for the picture before it.
 
-        Empty when its slot is taken already: the source is faster than the output.
+        Empty when its slot is taken already: the source is faster than the output. ``pts``: its stream time in seconds.
         """
         if self._start is None:
             self._start = now
-        place = (now - self._start) * self._fps - self._shift
+        place = (self._without_jitter(now, pts) - self._start) * self._fps - self._shift
         slot = floor(place + 0.5)
         self._shift = min(max(self._shift + self._FOLLOW * (place - slot), -0.5), 0.5)
         return self._take(slot)
@@ -44,13 +49,25 @@ class Pacer:
         """Return the slots that must be filled with the last picture by now."""
         if self._start is None:
             return range(0)
-        return self._take(floor((now - self._start) * self._fps - self._shift - 1.0 + 1e-6))
+        return self._take(floor((now - self._start) * self._fps - self._shift - 1.0 - self._patience + 1e-6))
 
     def wait(self, now: float) -> float | None:
         """Return the seconds until ``due`` has something to say; None before the first picture."""
         if self._start is None:
             return None
-        return max(0.0, self._start + (self._next + self._shift + 1.0) / self._fps - now)
+        return max(0.0, self._start + (self._next + self._shift + 1.0 + self._patience) / self._fps - now)
+
+    def _without_jitter(self, now: float, pts: float | None) -> float:
+        """Return when a picture would have come had nothing held it up; never later than it came."""
+        if pts is None:
+            return now
+        late = 0.0 if self._delay is None else now - pts - self._delay
+        if self._delay is None or abs(late) > self._JITTER:
+            self._delay = now - pts
+            return now
+        self._delay += self._FOLLOW * late
+        self._patience = max(self._FORGET * self._patience, min(1.0, late * self._fps))
+        return min(now, pts + self._delay)
 
     def _take(self, slot: int) -> range:
         if slot < self._next:

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_pipeline.domain.pacing import Pacer, Thinning
-from sentinel_pipeline.domain.sampling import Idleness, MotionGate, Sampler, shrink
+from sentinel_pipeline.domain.sampling import Idleness, MotionGate, Sampler
 from sentinel_pipeline.domain.streams import MotionSpec
 
 
-def play(pacer: Pacer, arrivals: list[float], until: float) -> list[tuple[float, int]]:
-    """Run a pacer on given arrivals; return (time, slot) of each picture written."""
-    written, now, arrivals = [], 0.0, sorted(arrivals)
+def play(pacer: Pacer, arrivals: list[float], until: float, pts: list[float] | None = None) -> list[tuple[float, int]]:
+    """Run a pacer on given arrivals, with stream times ``pts``; return (time, slot) of each picture written."""
+    written, now, arrivals, times = [], 0.0, sorted(arrivals), iter(pts or ())
     while now < until:
         wait = pacer.wait(now)
         timeout = float("inf") if wait is None else now + wait
         if arrivals and arrivals[0] <= timeout:
             now = arrivals.pop(0)
-            slots = pacer.arrive(now)
+            slots = pacer.arrive(now, next(times, None))
         elif timeout < until:
             now = timeout
             slots = pacer.due(now)
@@ -37,6 +37,37 @@ def test_pacing_same_rate_publishes_at_once_without_repeats() -> None:
     jitter = [0.0, 0.015, -0.01, 0.018, -0.015] * 10
     arrivals = [i / 25 + 0.1 + (j if i else 0) for i, j in enumerate(jitter)]
     assert play(Pacer(25), arrivals, 2.09) == [(t, i) for i, t in enumerate(arrivals)]
+
+
+@pytest.mark.parametrize("share", [2, 3, 6])
+def test_pacing_takes_pictures_that_the_network_held_up(share: int) -> None:
+    """Where some pictures come with the next one, each still has a slot of its own: none is dropped, none repeated."""
+    pts = [i / 25 for i in range(1000)]
+    held = [0.039 if random.Random(i).randrange(share) == 0 else 0.0 for i in range(1000)]
+    arrivals = [t + late for t, late in zip(pts, held, strict=True)]
+    written = play(Pacer(25), arrivals, 40.0, pts)
+    settled = [(t, slot) for t, slot in written if slot > 100]
+    assert [slot for _, slot in settled] == list(range(101, settled[-1][1] + 1))
+    assert sorted(t for t, _ in settled) == arrivals[-len(settled) :], "all of them at their arrival, none repeated"
+
+
+def test_pacing_survives_a_stream_time_that_jumps() -> None:
+    """Stream time that leaps or stands still makes the pacer go by arrival: the output stays in step."""
+    pts = [i / 25 + (100.0 if i > 200 else 0.0) for i in range(500)]
+    written = play(Pacer(25), [i / 25 for i in range(500)], 20.0, pts)
+    assert [slot for _, slot in written] == list(range(500))
+    written = play(Pacer(25), [i / 25 for i in range(500)], 20.0, [1.0] * 500)
+    assert [slot for _, slot in written] == list(range(len(written)))
+    assert len(written) == pytest.approx(500, abs=3)
+
+
+def test_pacing_does_not_catch_up_after_a_stall() -> None:
+    """Pictures that a stalled network delivers at once get one slot, not slots in the future."""
+    pts = [i / 25 for i in range(200)]
+    arrivals = [t if t < 2.0 or t >= 4.0 else 4.0 for t in pts]
+    written = play(Pacer(25), arrivals, 8.0, pts)
+    assert [slot for _, slot in written] == list(range(len(written)))
+    assert all(slot <= t * 25 + 0.5 for t, slot in written)
 
 
 def test_pacing_is_not_bound_to_a_late_first_picture() -> None:
@@ -86,10 +117,14 @@ def test_pacing_skips_after_a_long_sleep() -> None:
     assert pacer.skipped == 1499
 
 
-@given(st.lists(st.floats(0, 5), max_size=60), st.sampled_from([1.0, 10.0, 25.0, 29.97]))
-def test_pacing_slots_never_repeat(arrivals: list[float], fps: float) -> None:
-    """Whatever the arrivals, slots only grow."""
-    slots = [slot for _, slot in play(Pacer(fps), arrivals, 6.0)]
+@given(
+    st.lists(st.floats(0, 5), max_size=60),
+    st.sampled_from([1.0, 10.0, 25.0, 29.97]),
+    st.lists(st.floats(-10, 10), max_size=60),
+)
+def test_pacing_slots_never_repeat(arrivals: list[float], fps: float, pts: list[float]) -> None:
+    """Whatever the arrivals and the stream times, slots only grow."""
+    slots = [slot for _, slot in play(Pacer(fps), arrivals, 6.0, pts)]
     assert slots == sorted(set(slots))
 
 
@@ -125,31 +160,6 @@ def test_sampling_motion_gate_ignores_noise() -> None:
     base = np.full((90, 160), 100.0)
     opened = [gate.moved((base + rng.normal(0, 4, base.shape)).clip(0, 255).astype(np.uint8), t) for t in range(20)]
     assert opened == [True] + [False] * 19
-
-
-@pytest.mark.parametrize(
-    ("size", "width", "shape"),
-    [
-        ((325, 641), 160, (81, 160)),
-        ((1080, 1920), 160, (90, 160)),
-        ((90, 160), 160, (90, 160)),
-        ((45, 80), 160, (45, 80)),
-    ],
-)
-def test_sampling_shrink_averages(size: tuple[int, int], width: int, shape: tuple[int, int]) -> None:
-    """Shrinking gives the mean of each block exactly and drops what fills none, also from planes with padding."""
-    plane = np.random.default_rng(5).integers(0, 256, (size[0], size[1] + 7), dtype=np.uint8)[:, : size[1]]
-    small = shrink(plane, width)
-    block = size[1] // width or 1
-    whole = plane[: shape[0] * block, : shape[1] * block].reshape(shape[0], block, shape[1], block)
-    assert small.shape == shape
-    assert np.array_equal(small, whole.mean(axis=(1, 3)).astype(np.uint8))
-
-
-@pytest.mark.parametrize("columns", [256, 257, 258, 300])
-def test_sampling_shrink_does_not_overflow(columns: int) -> None:
-    """The largest blocks of white stay white, on both sides of where 16 bits end."""
-    assert shrink(np.full((columns, columns), 255, np.uint8), 1).tolist() == [[255]]
 
 
 def test_sampling_idleness_waits_and_ends_at_once() -> None:
