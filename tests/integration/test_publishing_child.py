@@ -15,24 +15,11 @@ import psutil
 import pytest
 
 from sentinel_pipeline.domain.errors import PublishError
-from sentinel_pipeline.infrastructure.video.canvas import Canvas
-from sentinel_pipeline.infrastructure.video.encoder import H264Encoder
 from sentinel_pipeline.infrastructure.video.ffmpeg_child import FFmpegChild
 from sentinel_pipeline.infrastructure.video.ffmpeg_command import copy_command
-from sentinel_pipeline.infrastructure.video.nut_muxer import NutMuxer
-from support.pictures import PlanarImage, until
+from support.pictures import encoded_pieces, until
 
 pytestmark = pytest.mark.ffmpeg
-
-
-def _packets(count: int) -> list[bytes]:
-    encoder, canvas = H264Encoder(320, 180, 25), Canvas(320, 180)
-    muxer = NutMuxer(encoder.format)
-    pieces = []
-    for slot in range(count):
-        for packet in encoder.encode(canvas.take(PlanarImage(320, 180, 60 + slot % 100))[0], slot):
-            pieces.append(muxer.mux(packet))
-    return [*pieces, muxer.close()]
 
 
 @pytest.fixture
@@ -49,7 +36,7 @@ def _until_opened(child: FFmpegChild) -> None:
 
 def test_a_healthy_child_finishes_its_output(child: FFmpegChild, tmp_path: Path) -> None:
     """The end of input lets ffmpeg write all it has; it is reaped, and its exit is quick."""
-    for piece in _packets(30):
+    for piece in encoded_pieces(30):
         child.write(piece)
     _until_opened(child)
     pid = child.pid
@@ -75,7 +62,7 @@ def test_stop_may_be_called_again_and_before_any_input(child: FFmpegChild) -> No
 @pytest.mark.parametrize("size", [1000, 4_000_000], ids=["fits-the-pipe", "larger-than-the-pipe"])
 def test_a_stopped_child_is_noticed(child: FFmpegChild, size: int) -> None:
     """A child that does not read is noticed after ``write_timeout``, also while the pipe still takes everything."""
-    child.write(_packets(3)[0])
+    child.write(encoded_pieces(3)[0])
     until(lambda: child.check() or not child._unread, 5.0, "the first bytes to be read")
     os.kill(child.pid or 0, signal.SIGSTOP)
     started = time.monotonic()
@@ -113,7 +100,7 @@ def test_cancel_ends_a_write_that_hangs(tmp_path: Path) -> None:
 
 def test_a_killed_child_is_explained(child: FFmpegChild) -> None:
     """The signal that ended it is named."""
-    child.write(_packets(3)[0])
+    child.write(encoded_pieces(3)[0])
     os.kill(child.pid or 0, signal.SIGKILL)
     until(lambda: not child.alive, 5.0, "the end")
     with pytest.raises(PublishError, match="FFmpeg ended by signal 9"):
@@ -126,7 +113,7 @@ def test_what_ffmpeg_said_is_the_reason() -> None:
     child.start()
     try:
         with pytest.raises(PublishError, match=r"FFmpeg ended with code \d+: .*No such file or directory"):
-            until(lambda: child.write(_packets(3)[0]), 10.0, "its end")
+            until(lambda: child.write(encoded_pieces(3)[0]), 10.0, "its end")
     finally:
         child.stop(1.0)
 
@@ -194,7 +181,7 @@ def test_no_ffmpeg_is_left_when_this_process_is_killed(tmp_path: Path) -> None:
     try:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(b"".join(_packets(30)[:-1]))
+        process.stdin.write(b"".join(encoded_pieces(30)[:-1]))
         process.stdin.close()
         orphan = psutil.Process(int(process.stdout.readline()))
         process.kill()

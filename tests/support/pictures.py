@@ -11,6 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from sentinel_pipeline.domain.frame import Frame, Pixels
+from sentinel_pipeline.infrastructure.video.canvas import Canvas
+from sentinel_pipeline.infrastructure.video.encoder import H264Encoder
+from sentinel_pipeline.infrastructure.video.luma import shrink
+from sentinel_pipeline.infrastructure.video.nut_muxer import NutMuxer
 
 
 class PlanarImage:
@@ -28,6 +32,9 @@ class PlanarImage:
     def yuv420p(self) -> tuple[Pixels, Pixels, Pixels]:
         return self._planes
 
+    def luma(self, width: int) -> Pixels:
+        return shrink(self._planes[0], width)
+
     def bgr(self) -> Pixels:
         raise NotImplementedError
 
@@ -37,6 +44,17 @@ class PlanarImage:
 
 def frame(width: int = 640, height: int = 360, shade: int = 90, sequence: int = 0) -> Frame:
     return Frame(PlanarImage(width, height, shade), sequence, sequence / 25, 1.0, 0.0)
+
+
+def encoded_pieces(count: int) -> list[bytes]:
+    """Return what a child gets for ``count`` pictures, one piece each, and the end of the stream."""
+    encoder, canvas = H264Encoder(320, 180, 25), Canvas(320, 180)
+    muxer = NutMuxer(encoder.format)
+    pieces = []
+    for slot in range(count):
+        for packet in encoder.encode(canvas.take(PlanarImage(320, 180, 60 + slot % 100))[0], slot):
+            pieces.append(muxer.mux(packet))
+    return [*pieces, muxer.close()]
 
 
 def until(condition: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -77,10 +77,9 @@ def test_a_bug_in_the_feeder_ends_no_output() -> None:
         until(lambda: loop.state == "running", 5, "a second try")
     assert loop.restarts == 1
     assert feeder.ended == 2
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["a bug in publishing"]
-    assert [entry["reason"] for entry in logs if entry["log_level"] == "warning"] == [
-        "internal error: ZeroDivisionError"
-    ]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["internal error"]
+    (reason,) = [entry["reason"] for entry in logs if entry["log_level"] == "warning"]
+    assert reason.startswith("internal error: ZeroDivisionError")
 
 
 def test_a_limit_of_tries_is_kept() -> None:

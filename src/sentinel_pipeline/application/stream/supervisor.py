@@ -1,10 +1,10 @@
-"""The retry loop: runs what can fail, for ever."""
+"""The retry loop of what works in threads, cameras and outputs: runs what can fail, for ever."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from threading import Event
+from threading import Event, current_thread
 
 import structlog
 
@@ -43,7 +43,7 @@ def supervise(
         except SentinelError as exc:
             error = exc.with_traceback(None)  # it would keep what the run had open until the next failure
         except Exception as exc:  # outermost loop of a thread: a bug in one stream must not end it
-            log.exception("internal error")
+            log.exception("internal error", thread=current_thread().name)
             error = SentinelError(f"internal error: {redact(repr(exc))}", remedy="please report it with the log")
         delay = retry.failed(life.seconds)
         if delay is None:

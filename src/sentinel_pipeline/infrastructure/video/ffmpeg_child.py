@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from sentinel_pipeline.domain.errors import PublishError
+from sentinel_pipeline.infrastructure.video.child_sockets import send_at_once
 from sentinel_pipeline.infrastructure.video.ffmpeg_log import FFmpegLog
 
 _PIPE_SIZE = 1 << 20  # the most that an unprivileged process may ask for; 64 KiB cost twice the CPU time per picture
 _SLICE = 0.05  # seconds between two looks at ``cancel``
+_CONNECTS_WITHIN, _CONNECT_POLL = 0.2, 0.002  # seconds
 
 
 class FFmpegChild:
@@ -89,10 +91,6 @@ class FFmpegChild:
         """Whether the server has accepted the stream; without ``listen``, whether the child has taken any input."""
         return self._opened_at is not None
 
-    def lived(self) -> float:
-        """Return the seconds since the output was opened, 0 when it never was."""
-        return 0.0 if self._opened_at is None else time.monotonic() - self._opened_at
-
     def cancel(self) -> None:
         """Make a ``write`` under way, and all later ones, raise ``PublishError`` within 50 ms; from any thread."""
         self._cancelled = True
@@ -114,6 +112,17 @@ class FFmpegChild:
                 raise PublishError(self._stalled())
             view = view[self._write_some(view) :]
         self._unread.append((self._written, started))
+
+    def watch_connecting(self) -> None:
+        """Wait until the child connects, 0.2 s after its first input at most, so that none of its requests is held up.
+
+        Without this call its connection is found when the output is open.
+        """
+        process, deadline = self._process, time.monotonic() + _CONNECTS_WITHIN
+        while process is not None and self.alive and not self.opened and not self._cancelled:
+            if send_at_once(process.pid) or time.monotonic() > deadline:
+                return
+            self._wait(_CONNECT_POLL)
 
     def check(self) -> None:
         """Read stderr without waiting. Raises ``PublishError`` when the child has ended, stalls, or is not let in."""
@@ -197,6 +206,8 @@ class FFmpegChild:
                 self._read_stderr(key.fd)
         if self._log.opened and self._opened_at is None:
             self._opened_at = time.monotonic()
+            if self._process is not None and self.alive:
+                send_at_once(self._process.pid)  # it may have connected late, or once more
         return bool(ready)
 
     def _read_stderr(self, fd: int) -> None:

@@ -1,4 +1,4 @@
-"""The thread of one output, and the only retry loop of publishing."""
+"""The thread of one output."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Protocol
 
 import structlog
 
+from sentinel_pipeline.application.stream.supervisor import Alive, supervise
 from sentinel_pipeline.domain.backoff import Retry
-from sentinel_pipeline.domain.errors import PublishError
+from sentinel_pipeline.domain.errors import SentinelError
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.infrastructure.video.ffmpeg_child import FFmpegChild
 
@@ -106,39 +107,29 @@ class OutputLoop:
             self._log.error("an output did not stop in time", timeout_s=timeout)
 
     def _run(self) -> None:
-        while True:
-            lived = self._attempt()
-            if self._stop.is_set():
-                break
-            delay = self._retry.failed(lived)
-            if delay is None:
-                self._log.error("publishing given up", reason=self.reason)
-                break
-            if self._stop.wait(delay):
-                break
-            self.restarts += 1
+        supervise(
+            self._publish,
+            self._retry,
+            self._stop,
+            starting=self._starting,
+            failed=self._failed,
+            given_up=self._given_up,
+        )
         self.state = STOPPED
 
-    def _attempt(self) -> float:
-        """Publish until something fails or ``close`` is called; return the seconds for which it went well."""
-        child: FFmpegChild | None = None
+    def _starting(self) -> None:
+        self.restarts += self.state == RETRYING
+
+    def _publish(self, alive: Alive) -> None:
+        """Publish until something fails or ``close`` is called."""
+        child = self._child = self._spawn()
         try:
-            child = self._child = self._spawn()
-            self._feed(child)
-        except PublishError as exc:
-            self._failed(str(exc))
-        except Exception as exc:  # noqa: BLE001
-            # The outermost loop of this thread: a bug here must not end the output silently.
-            self._log.exception("a bug in publishing")
-            self._failed(f"internal error: {type(exc).__name__}")
+            self._feed(child, alive)
         finally:
             self._child = None
-            lived = child.lived() if child else 0.0
-            if child is not None:
-                child.stop(max(0.0, self._stop_by - time.monotonic() - 0.2) if self._stop.is_set() else 0.0)
-        return lived
+            child.stop(max(0.0, self._stop_by - time.monotonic() - 0.2) if self._stop.is_set() else 0.0)
 
-    def _feed(self, child: FFmpegChild) -> None:
+    def _feed(self, child: FFmpegChild, alive: Alive) -> None:
         waiting = 0
         try:
             self._feeder.begin()
@@ -146,6 +137,7 @@ class OutputLoop:
                 waiting += self._feeder.step(child)
                 if not child.opened:
                     continue
+                alive()
                 self.published, waiting = self.published + waiting, 0
                 if self.state != RUNNING:
                     self._moved(RUNNING, "")
@@ -154,9 +146,14 @@ class OutputLoop:
             self.lost += waiting
             self._feeder.end()
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, error: SentinelError) -> float:
         if not self._stop.is_set():
-            self._moved(RETRYING, reason)
+            self._moved(RETRYING, str(error))
+        return 0.0
+
+    def _given_up(self, error: SentinelError) -> None:
+        self.reason = str(error)
+        self._log.error("publishing given up", reason=self.reason)
 
     def _moved(self, state: str, reason: str) -> None:
         """Change the state; only a change is logged, not each of a hundred equal failures."""

@@ -97,9 +97,12 @@ class PacketOutput:
         if packet is None:
             child.check()
         else:
+            first = self._muxer is None
             if self._muxer is None:
                 self._muxer = NutMuxer(packet.format)
             child.write(self._muxer.mux(packet))
+            if first:
+                child.watch_connecting()
             self._given.append(packet.pts_slot)
         if child.opened and self._given:
             self._published(self._given)
