@@ -37,18 +37,18 @@ def make_clips(folder: Path) -> Clips:
     hevc = ("libx265", "-preset", "ultrafast", "-x265-params", "log-level=none")
     h264 = ("libx264", "-preset", "ultrafast", "-tune", "zerolatency")
     return Clips(
-        blink=_encode(folder / "blink.ts", SIZE, blink, *h264),
-        white=_encode(folder / "white.ts", SIZE, "eq=brightness=1", *h264),
-        larger=_encode(folder / "larger.ts", (640, 360), blink, *h264),
-        odd=_encode(folder / "odd.ts", (176, 144), blink, *h264),
-        yuv422=_encode(folder / "yuv422.ts", SIZE, blink, *h264, pixels="yuv422p"),
-        yuv444=_encode(folder / "yuv444.ts", SIZE, blink, *h264, pixels="yuv444p"),
-        hevc=_encode(folder / "hevc.ts", SIZE, blink, *hevc),
-        mjpeg=_encode(folder / "mjpeg.avi", SIZE, blink, *mjpeg, pixels="yuvj420p"),
+        blink=encode(folder / "blink.ts", SIZE, blink, *h264),
+        white=encode(folder / "white.ts", SIZE, "eq=brightness=1", *h264),
+        larger=encode(folder / "larger.ts", (640, 360), blink, *h264),
+        odd=encode(folder / "odd.ts", (176, 144), blink, *h264),
+        yuv422=encode(folder / "yuv422.ts", SIZE, blink, *h264, pixels="yuv422p"),
+        yuv444=encode(folder / "yuv444.ts", SIZE, blink, *h264, pixels="yuv444p"),
+        hevc=encode(folder / "hevc.ts", SIZE, blink, *hevc),
+        mjpeg=encode(folder / "mjpeg.avi", SIZE, blink, *mjpeg, pixels="yuvj420p"),
     )
 
 
-def _encode(path: Path, size: tuple[int, int], change: str, *codec: str, pixels: str = "yuv420p") -> Path:
+def encode(path: Path, size: tuple[int, int], change: str, *codec: str, pixels: str = "yuv420p") -> Path:
     # A grey field with a moving brighter square: something to see, and something that a smear would show.
     source = f"color=c=0x808080:s={size[0]}x{size[1]}:r={FPS}:d=4"
     square = f"drawbox=x='mod(t*40,{size[0] - 40})':y={size[1] // 2 - 20}:w=40:h=40:color=0xa0a0a0:t=fill"

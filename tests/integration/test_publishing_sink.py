@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sentinel_pipeline.domain.errors import ConfigError
-from sentinel_pipeline.domain.overlay import Box, Overlay
+from sentinel_pipeline.domain.overlay import Box, Hidden, Overlay
 from sentinel_pipeline.domain.streams import PublishSpec
 from sentinel_pipeline.infrastructure.video.canvas import planes_of
 from sentinel_pipeline.infrastructure.video.drawing import ALARM, PAPER
@@ -82,11 +82,11 @@ def test_drawn_pixels_arrive(tmp_path: Path) -> None:
         assert (planes.y[100:119, 100:180] > 180).sum() > 40, "the letters of the label"
 
 
-def test_without_overlay_only_the_notice_is_drawn(tmp_path: Path) -> None:
-    """``overlay: false`` publishes clean pictures, but a dead camera is still marked."""
+def test_a_notice_alone_is_drawn(tmp_path: Path) -> None:
+    """A dead camera is marked, also where nothing else is drawn."""
     path = tmp_path / "out.mkv"
-    sink = EncodedSink(PublishSpec(str(path), overlay=False), "gate", "ffmpeg")
-    overlay = Overlay(boxes=ALARMED.boxes, notice="NO SIGNAL")
+    sink = EncodedSink(PublishSpec(str(path)), "gate", "ffmpeg")
+    overlay = Overlay(notice="NO SIGNAL")
     try:
         drive(lambda slot: sink.write(frame(640, 360), overlay, slot), lambda: _published(sink, 10), fps=100)
     finally:
@@ -94,6 +94,20 @@ def test_without_overlay_only_the_notice_is_drawn(tmp_path: Path) -> None:
     planes = _decode(path)[-1]
     assert planes.v.max() < 140, "no red anywhere"
     assert (planes.y[150:210] > PAPER.y - 20).sum() > 300
+
+
+def test_what_is_hidden_is_hidden_in_the_output(tmp_path: Path) -> None:
+    """The square in the middle of each picture is gone from what is published; the rest is as it was."""
+    path = tmp_path / "out.mkv"
+    sink = EncodedSink(PublishSpec(str(path)), "gate", "ffmpeg")
+    overlay = Overlay(hidden=Hidden("fill", ((300.0, 160.0, 340.0, 200.0),)))
+    try:
+        drive(lambda slot: sink.write(frame(640, 360), overlay, slot), lambda: _published(sink, 10), fps=100)
+    finally:
+        sink.close()
+    for planes in _decode(path):
+        assert planes.y.max() < 120, "the bright square of the source has 200"
+        assert abs(int(planes.y[180, 100]) - 90) < 12
 
 
 def test_the_output_keeps_its_size_when_the_camera_changes(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ class BuiltinModel:
     labels: tuple[str, ...]
 
 
+FACES = "centerface"  # what finds faces where no model is named
+
 BUILTIN_MODELS: dict[str, BuiltinModel] = {
     "nanodet-g-416": BuiltinModel("yolov8", COCO_LABELS),
     "nanodet-g-416-int8": BuiltinModel("yolov8", COCO_LABELS),
-    "centerface": BuiltinModel("centerface", ("face",)),
+    FACES: BuiltinModel("centerface", ("face",)),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sentinel_pipeline.domain.geometry import Point
+from sentinel_pipeline.domain.streams import HidingMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,33 @@ class Zone:
 
 
 @dataclass(frozen=True, slots=True)
+class Trail:
+    """Where an object has been: its foot points in source pixels, the newest last."""
+
+    points: tuple[Point, ...]
+    label: str
+    alarm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What is made unrecognisable before anything is drawn: boxes in source pixels, or the whole picture."""
+
+    method: HidingMethod
+    regions: tuple[tuple[float, float, float, float], ...] = ()
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Overlay:
-    """Everything to draw. ``notice`` is a line of text across the picture, such as "NO SIGNAL"."""
+    """Everything to hide and to draw.
+
+    notice: a line of text across the picture, such as "NO SIGNAL". time: when the picture was taken, as people read it.
+    """
 
     boxes: tuple[Box, ...] = ()
     zones: tuple[Zone, ...] = ()
     notice: str = ""
+    trails: tuple[Trail, ...] = ()
+    time: str = ""
+    hidden: Hidden | None = None

@@ -153,6 +153,7 @@ class PublishSpec:
     """Where and how the picture is republished. ``size`` None keeps the source's; ``bitrate`` in bit/s.
 
     also: further URLs that get the same packets.
+    overlay: boxes, labels and zones are drawn; with ``tracks`` also where objects have been, with ``time`` the time.
     when: with ``watched``, only a key frame now and then goes out while nobody watches, as far as ``watch`` tells: the
     URLs that are asked for it, and may carry credentials.
     """
@@ -164,6 +165,8 @@ class PublishSpec:
     preset: str = "ultrafast"
     bitrate: int = 2_000_000
     overlay: bool = True
+    tracks: bool = False
+    time: bool = False
     on_signal_loss: Literal["hold", "stop"] = "hold"
     also: tuple[str, ...] = field(default=(), repr=False)
     when: Literal["always", "watched"] = "always"
@@ -175,6 +178,31 @@ class PublishSpec:
         return (self.url, *self.also)
 
 
+HidingMethod = Literal["pixelate", "blur", "fill"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySpec:
+    """What is made unrecognisable in every picture that leaves the program.
+
+    classes: labels of ``model``. fps: pictures looked at per second of stream time. max_age: seconds after which a
+    picture is too old to be looked at. confidence, iou: in [0, 1].
+    """
+
+    classes: tuple[str, ...]
+    model: str
+    method: HidingMethod = "pixelate"
+    fps: float = 5.0
+    confidence: float = 0.3
+    iou: float = 0.6
+    max_age: float = 0.5
+
+    @property
+    def delay(self) -> float:
+        """Seconds after which the pictures before and after one have been looked at, or never will be."""
+        return 1 / self.fps + self.max_age
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
     """One camera and what happens to its pictures. Two equal specs need no restart."""
@@ -184,4 +212,12 @@ class StreamSpec:
     decode: DecodeSpec = DecodeSpec()
     reconnect: ReconnectSpec = ReconnectSpec()
     analyse: AnalyseSpec | None = None
+    privacy: PrivacySpec | None = None
     publish: PublishSpec | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it uses."""
+        found = self.analyse.detect.model if self.analyse else None
+        hidden = self.privacy.model if self.privacy else None
+        return tuple(model for model in (found, hidden) if model is not None)

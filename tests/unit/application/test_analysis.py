@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from sentinel_pipeline.application.pipeline.analysis import Analysis
+from sentinel_pipeline.application.pipeline.analysis import Analysis, _Seen
 from sentinel_pipeline.application.pipeline.batching import Dispatcher
 from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.domain.detections import Detections
 from sentinel_pipeline.domain.errors import ModelTimeout, OutboxError
-from sentinel_pipeline.domain.events import Event
+from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.streams import (
     AnalyseSpec,
@@ -69,7 +69,7 @@ class Stage:
         for _ in range(seconds):
             self.pts += 1.0
             image = WHITE if moving and self.pts % 2 else BLACK
-            self.analysis._look_at(Frame(image, int(self.pts), self.pts, self.pts, time.monotonic()))
+            self.analysis._look_at(_Seen(Frame(image, int(self.pts), self.pts, self.pts, time.monotonic())))
             self.analysis._store()
 
     def boxes(self) -> int:
@@ -123,7 +123,7 @@ def test_analysis_boxes_end_when_the_model_does_not_answer() -> None:
     stage.detector.sees = ModelTimeout("stuck")
     for _ in range(3):
         stage.pts += 1.0
-        stage.analysis._look_at(Frame(WHITE, 0, stage.pts, 0.0, time.monotonic()))
+        stage.analysis._look_at(_Seen(Frame(WHITE, 0, stage.pts, 0.0, time.monotonic())))
     assert stage.boxes() == 0
 
 
@@ -177,6 +177,17 @@ def test_analysis_stores_refused_events_as_soon_as_the_outbox_takes_them() -> No
         outbox.until(lambda: outbox.stored)
     assert (health.snapshot()["events"], len(outbox.stored), health.snapshot()["frames_dropped"]) == (2, 2, 0)
     assert [entry["event"] for entry in logs] == ["analysis impaired", "analysis works again"]
+
+
+def test_analysis_offers_what_has_gathered_in_pieces() -> None:
+    """A thousand events that waited for the disk are more than a small outbox takes in one call."""
+    stage, offered = Stage(ZONE), []
+    stage.analysis._unstored.extend(Event("X", EventStage.DETECTED, "x", "rule", float(n)) for n in range(1000))
+    stage.analysis._emit = lambda events: offered.append([event.ts for event in events])  # type: ignore[method-assign]
+    stage.analysis._store()
+    assert [ts for piece in offered for ts in piece] == [float(n) for n in range(1000)]
+    assert max(len(piece) for piece in offered) <= 200
+    assert stage.analysis._health.snapshot()["events"] == 1000
 
 
 def test_analysis_counts_events_that_are_lost() -> None:

@@ -42,7 +42,7 @@ def test_analysis_is_settled_only_between_frames() -> None:
     detector = SlowDetector()
     spec = StreamSpec("gate", "rtsp://h/x", analyse=AnalyseSpec(DetectSpec("m"), fps=1.0, max_age=60.0))
     refuse: Any = None
-    pipeline = Pipeline(spec, detector, refuse, lambda _: None, StreamHealth("gate"))
+    pipeline = Pipeline(spec, detector, refuse, lambda _: None, StreamHealth("gate"), keep_newest=True)
     assert pipeline._settled()
     pipeline.start()
     try:

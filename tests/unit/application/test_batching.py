@@ -183,6 +183,28 @@ def test_a_request_that_expires_in_the_queue_is_not_run_and_is_counted(pool: Thr
     assert dispatcher.snapshot().expired == 1
 
 
+def test_a_request_that_could_not_be_done_in_time_is_not_run(pool: ThreadPoolExecutor) -> None:
+    """Its answer must be there before it expires: it is refused as early as the model has taken lately."""
+    model, slow = GatedModel(), threading.Event()
+    with Dispatcher("m", model.run, max_size=1, timeout=DEADLINE) as dispatcher:
+        for opens in (False, False, True):
+            model.entered.clear()
+            model.gate.clear()
+            running = pool.submit(dispatcher.submit, tensor(0))
+            assert model.entered.wait(DEADLINE)
+            if not opens:
+                slow.wait(0.15)  # as long as this model takes
+                model.gate.set()
+                running.result(DEADLINE)
+        started = time.monotonic()
+        with pytest.raises(ModelBusy):
+            dispatcher.submit(tensor(1), expires_at=started + 0.5)
+        assert 0.2 < time.monotonic() - started < 0.49
+        model.gate.set()
+        running.result(DEADLINE)
+    assert model.seen == [[0], [0], [0]]
+
+
 def test_a_request_that_is_already_too_old_is_never_run() -> None:
     """A picture that is past its deadline when it arrives is refused as too old, and the next one is served."""
     model = GatedModel()
@@ -225,35 +247,102 @@ def test_tensors_of_another_shape_get_a_batch_of_their_own(pool: ThreadPoolExecu
         assert even.result(DEADLINE).outputs["doubled"].shape == (3,)
 
 
-def test_a_model_that_raises_fails_its_batch_and_nothing_else(pool: ThreadPoolExecutor) -> None:
-    """Every request of the failing batch gets the error with its cause, the state says so, and the next batch runs."""
+class Caller:
+    """A thread of its own that asks again and again, as a camera's analysis does."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Callable[[Callable[..., Row], np.ndarray], Future[Row]]:
+        return self._pool.submit
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+def test_a_model_that_raises_for_one_picture_fails_nobody_else_s() -> None:
+    """A failing batch runs again one by one: only the bad picture's caller gets the error, with its cause."""
     model = GatedModel()
-    broken = True
 
     def run(batch: np.ndarray) -> dict[str, np.ndarray]:
         outputs = model.run(batch)
-        if broken and len(batch) > 1:
-            raise RuntimeError("out of memory")
+        if (batch == 13).any():
+            raise RuntimeError("does not like 13")
         return outputs
 
-    with Dispatcher("people", run) as dispatcher:
-        first = pool.submit(dispatcher.submit, tensor(0))
+    with Dispatcher("people", run) as dispatcher, Caller() as zero, Caller() as good, Caller() as bad:
+        first = zero(dispatcher.submit, tensor(0))
         assert model.entered.wait(DEADLINE)
-        doomed: list[Future[Row]] = []
-        for count in (1, 2):
-            doomed.append(pool.submit(dispatcher.submit, tensor(count)))
-            eventually(queued(dispatcher, count))
+        fine = good(dispatcher.submit, tensor(1))
+        eventually(queued(dispatcher, 1))
+        doomed = bad(dispatcher.submit, tensor(13))
+        eventually(queued(dispatcher, 2))
         model.gate.set()
         first.result(DEADLINE)
-        for future in doomed:
-            with pytest.raises(ModelError, match="model people failed: RuntimeError: out of memory") as caught:
-                future.result(DEADLINE)
-            assert isinstance(caught.value.__cause__.__cause__, RuntimeError)
+        assert fine.result(DEADLINE).outputs["doubled"][0] == 2
+        with pytest.raises(ModelError, match="model people failed: RuntimeError: does not like 13") as caught:
+            doomed.result(DEADLINE)
+        assert isinstance(caught.value.__cause__.__cause__, RuntimeError)
+        assert model.seen == [[0], [1, 13], [1], [13]]
         assert dispatcher.snapshot().state == "failing"
-        assert "out of memory" in dispatcher.snapshot().reason
-        broken = False
-        assert dispatcher.submit(tensor(4)).outputs["doubled"][0] == 8
+        assert "does not like 13" in dispatcher.snapshot().reason
+        good(dispatcher.submit, tensor(2)).result(DEADLINE)
+        assert dispatcher.snapshot().state == "failing", "the bad one's last word stands until it has another"
+        assert bad(dispatcher.submit, tensor(4)).result(DEADLINE).outputs["doubled"][0] == 8
         assert dispatcher.snapshot().state == "ready"
+
+
+def test_a_caller_whose_pictures_failed_keeps_to_itself_until_one_goes_well() -> None:
+    """Suspects run alone, so that they spoil no batch; the others are batched as before."""
+    model = GatedModel()
+    model.gate.set()
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if (batch == 13).any():
+            raise RuntimeError("does not like 13")
+        return model.run(batch)
+
+    with Dispatcher("people", run) as dispatcher, Caller() as zero, Caller() as one, Caller() as two, Caller() as bad:
+        with pytest.raises(ModelError):
+            bad(dispatcher.submit, tensor(13)).result(DEADLINE)
+        for turn, batches in enumerate([{(1, 2), (3,)}, {(1, 2, 3)}]):
+            model.gate.clear()
+            model.entered.clear()
+            asked = [zero(dispatcher.submit, tensor(0))]
+            assert model.entered.wait(DEADLINE)
+            for number, caller in enumerate((one, two, bad), start=1):
+                asked.append(caller(dispatcher.submit, tensor(number)))
+                eventually(queued(dispatcher, number))
+            model.gate.set()
+            for future in asked:
+                future.result(DEADLINE)
+            assert {tuple(sorted(seen)) for seen in model.seen} - {(0,)} == batches, turn
+            model.seen.clear()
+
+
+def test_a_camera_that_hangs_the_model_is_left_out_and_the_others_go_on() -> None:
+    """After one stall its pictures are refused at once for a while, longer each time; the others are served."""
+    hangs, over = threading.Event(), threading.Event()
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if (batch == 13).any():
+            hangs.set()
+            over.wait(DEADLINE)
+        return double(batch)
+
+    with Dispatcher("m", run, timeout=0.1) as dispatcher, Caller() as good, Caller() as bad:
+        with pytest.raises(ModelTimeout, match="did not answer"):
+            bad(dispatcher.submit, tensor(13)).result(DEADLINE)
+        assert dispatcher.snapshot().state == "stalled"
+        over.set()
+        eventually(lambda: "took" in dispatcher.snapshot().reason)
+        for _ in range(5):
+            assert good(dispatcher.submit, tensor(2)).result(DEADLINE).outputs["doubled"][0] == 4
+            with pytest.raises(ModelTimeout, match="hangs over pictures of this camera"):
+                bad(dispatcher.submit, tensor(13)).result(DEADLINE)
+        state = dispatcher.snapshot()
+        assert (state.state, state.rows) == ("stalled", 6)
+        assert "ThreadPoolExecutor" in state.reason, "the thread is named"
 
 
 def test_outputs_that_lack_rows_are_an_error() -> None:
@@ -284,7 +373,7 @@ def test_a_hung_model_times_out_then_rejects_at_once_then_recovers(pool: ThreadP
         assert time.monotonic() - started < 0.1
 
         model.gate.set()
-        eventually(lambda: dispatcher.snapshot().state == "ready")
+        eventually(lambda: "took" in dispatcher.snapshot().reason)
         assert dispatcher.submit(tensor(3)).outputs["doubled"][0] == 6
     assert model.seen == [[0], [3]], "what its caller had given up was not computed"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_pipeline.application.pipeline.turns import Callers, Gaps, batch_due
+from sentinel_pipeline.application.pipeline.turns import Callers, Gaps, Runs, batch_due, latest_start
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,32 @@ def test_batch_due_never_waits_longer_than_asked(queue: int, age: float, callers
     assert due is not None
     assert 0 <= due <= max(0.0, wait - age)
     assert batch_due(queue, age, callers, 1, wait) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("takes", "expected"),
+    [
+        pytest.param(0.0, 10.5, id="nothing known yet"),
+        pytest.param(0.1, 10.4, id="early enough to be done"),
+        pytest.param(0.3, 10.25, id="a slow model is asked all the same"),
+        pytest.param(9.0, 10.25, id="also a very slow one"),
+    ],
+)
+def test_a_request_must_begin_so_early_that_it_can_be_done(takes: float, expected: float) -> None:
+    """What expires half a second after it was asked must begin before, but may wait for half of that in any case."""
+    assert latest_start(10.5, 10.0, takes) == pytest.approx(expected)
+    assert latest_start(float("inf"), 10.0, takes) == float("inf")
+    assert latest_start(9.0, 10.0, takes) < 10.0, "too old already"
+
+
+def test_how_long_requests_take_is_not_told_by_one_hiccup() -> None:
+    """The longest of the last ones counts, without the single worst; old ones are forgotten."""
+    runs = Runs(size=4)
+    assert runs.usual() == 0.0
+    taken = [(0.04, 0.0), (3.0, 0.04), (0.05, 0.05), (0.03, 0.05), (0.03, 0.05), (0.02, 0.03), (0.9, 0.03), (0.8, 0.8)]
+    for seconds, usual in taken:
+        runs.note(seconds)
+        assert runs.usual() == usual
 
 
 def gaps_of(*times: float) -> Gaps:

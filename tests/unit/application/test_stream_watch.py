@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 
 from sentinel_pipeline.application.event.stream_events import Posted, StreamEvents
 from sentinel_pipeline.application.stream.health import StreamHealth
@@ -21,6 +22,9 @@ class Picture:
         self.width, self.height = width, height
 
     def yuv420p(self) -> Any:
+        raise AssertionError("nobody needs the pixels")
+
+    def luma(self, *_: int) -> Any:
         raise AssertionError("nobody needs the pixels")
 
     def bgr(self) -> Any:
@@ -77,15 +81,16 @@ def test_watch_tells_of_another_size_also_across_a_reconnect() -> None:
     assert posted[0].event.ts == 3.0
 
 
-def test_watch_keeps_the_newest_picture_without_anybody_to_tell() -> None:
-    """A pipeline without events has the newest picture all the same."""
-    watch = StreamWatch()
+@pytest.mark.parametrize("keep", [True, False])
+def test_watch_keeps_the_newest_picture_only_for_those_who_ask(keep: bool) -> None:
+    """Where snapshots are allowed it is there, also while the camera is away; else it takes no memory."""
+    watch = StreamWatch(keep_newest=keep)
     assert watch.newest is None
     first, second = frame(1.0), frame(2.0, (128, 72))
     watch.frame(first)
     watch.frame(second)
     watch.lost("gone")
-    assert watch.newest is second
+    assert watch.newest is (second if keep else None)
 
 
 def test_watch_hears_of_losses_from_the_stream_s_health() -> None:

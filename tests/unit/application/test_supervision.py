@@ -11,7 +11,8 @@ from threading import Thread, Timer
 
 import pytest
 
-from sentinel_pipeline.application.ports import SinkReport
+from sentinel_pipeline.application.event.outages import Condition, Doing
+from sentinel_pipeline.application.ports import OutputReport, SinkReport
 from sentinel_pipeline.application.stream.capture import Capture
 from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.application.stream.manager import StreamManager, plan
@@ -21,6 +22,7 @@ from sentinel_pipeline.domain.backoff import Retry
 from sentinel_pipeline.domain.errors import SentinelError, StreamEnded, StreamError, StreamRefused, StreamStalled
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.streams import DecodeSpec, ReconnectSpec, StreamSpec, StreamState
+from sentinel_pipeline.domain.system_events import Part
 
 
 def spec(stream_id: str, source: str = "rtsp://h/1") -> StreamSpec:
@@ -339,6 +341,22 @@ def test_supervision_two_restarts_leave_one_stream() -> None:
     for worker in made:
         worker.stop()
     assert len(alive) == 1
+
+
+def test_supervision_health_tells_each_output_s_condition() -> None:
+    """Outputs are told apart; an encoder that fails takes all of them with it; a stopped one does nothing."""
+    health = StreamHealth("gate")
+    assert health.publishers() == {}
+    good, bad = OutputReport("rtsp://a/x", "running", "", 9), OutputReport("rtsp://b/x", "retrying", "refused", 2)
+    health.sink_report = lambda: SinkReport("retrying", "refused", outputs=(good, bad))
+    assert health.publishers() == {
+        Part("publisher", "rtsp://a/x", "gate"): Condition(Doing.WELL, "", 9),
+        Part("publisher", "rtsp://b/x", "gate"): Condition(Doing.FAILING, "refused", 2),
+    }
+    health.sink_report = lambda: SinkReport("retrying", "no such codec", outputs=(good,))
+    assert [(c.doing, c.reason) for c in health.publishers().values()] == [(Doing.FAILING, "no such codec")]
+    health.sink_report = lambda: SinkReport("stopped", outputs=(OutputReport("rtsp://a/x", "stopped"),))
+    assert [c.doing for c in health.publishers().values()] == [Doing.NOTHING]
 
 
 def test_supervision_health_reports_the_contract() -> None:

@@ -578,7 +578,6 @@ def test_config_names_all_faults_at_once(problems: Problems) -> None:
 
 UNSUPPORTED = [
     ("streams.gate.analyse.modules", "analyse: {detect: {model: people}, modules: [{use: 'a.b:C'}]}"),
-    ("streams.gate.privacy", "privacy: {blur: [face]}"),
     ("streams.gate.decode.hwaccel", "decode: {hwaccel: vaapi}"),
 ]
 

@@ -15,6 +15,7 @@ from sentinel_pipeline.domain.streams import (
     DetectSpec,
     DwellRuleSpec,
     LineRuleSpec,
+    PrivacySpec,
     PublishSpec,
     StreamSpec,
     ZoneRuleSpec,
@@ -104,8 +105,9 @@ streams:
       rules:
         - {name: a, when: zone, polygon: [[0, 0], [1, 0], [1, 1]], event: E1, classes: [cat], confirm_after: 1s,
            clear_after: 3s, cooldown: 4s}
+    privacy: {blur: [dog], method: fill, model: mine, fps: 8, confidence: 0.2}
     publish: {url: out.mkv, fps: 10, size: 640x480, codec: libx265, preset: fast, bitrate: 800k, overlay: no,
-              on_signal_loss: stop}
+              tracks: yes, time: yes, on_signal_loss: stop}
   off: {enabled: false, source: "test:"}
   pattern: {source: "test:@10"}
 sinks:
@@ -152,8 +154,18 @@ def test_config_every_setting_of_a_stream_arrives(full: Config, tmp_path: Path) 
     gate, pattern = full.streams
     assert (gate.id, gate.source) == ("gate", str(tmp_path / "clips/a.mp4"))
     assert gate.publish == PublishSpec(
-        str(tmp_path / "out.mkv"), 10.0, (640, 480), "libx265", "fast", 800_000, overlay=False, on_signal_loss="stop"
+        str(tmp_path / "out.mkv"),
+        10.0,
+        (640, 480),
+        "libx265",
+        "fast",
+        800_000,
+        overlay=False,
+        tracks=True,
+        time=True,
+        on_signal_loss="stop",
     )
+    assert gate.privacy == PrivacySpec(("dog",), "mine", "fill", 8.0, 0.2)
     assert gate.analyse is not None
     polygon = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
     assert gate.analyse.rules == (ZoneRuleSpec("a", polygon, "E1", ("cat",), 1.0, 3.0, 4.0),)

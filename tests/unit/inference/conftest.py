@@ -35,6 +35,9 @@ class ArrayImage:
     def yuv420p(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
         raise NotImplementedError
 
+    def luma(self, width: int) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
     def bgr(self) -> NDArray[np.uint8]:
         return self.pixels.copy()
 

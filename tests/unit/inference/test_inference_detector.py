@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from sentinel_pipeline.application.event.outages import Condition, Doing
 from sentinel_pipeline.application.ports import Detector
 from sentinel_pipeline.domain.errors import ConfigError, ModelBusy, ModelError, ModelTimeout
 from sentinel_pipeline.domain.frame import Frame
@@ -107,6 +110,21 @@ def test_snapshot_reports_what_was_served(constant_model: ModelMaker, frame: Fra
     assert detector.snapshot()["state"] == "closed"
 
 
+def test_condition_counts_only_answers_that_can_be_used(constant_model: ModelMaker, frame: Frame) -> None:
+    """Not asked yet is doing nothing, an answer is doing well, NaN is no progress, and closed is not down."""
+    with open_detector(spec(constant_model(rows()))) as detector:
+        assert detector.condition().doing is Doing.NOTHING
+        detector.detect(frame, confidence=0.4, iou=0.6)
+        assert detector.condition() == Condition(Doing.WELL, "", 1)
+    assert detector.condition().doing is Doing.NOTHING, "closed is not down"
+    with open_detector(spec(constant_model(rows(score=np.nan)))) as broken:
+        for _ in range(2):
+            with pytest.raises(ModelError):
+                broken.detect(frame, confidence=0.4, iou=0.6)
+        assert (broken.condition().doing, broken.condition().done) == (Doing.FAILING, 0)
+        assert "NaN" in broken.condition().reason
+
+
 def test_a_picture_that_is_too_old_is_not_looked_at(constant_model: ModelMaker, frame: Frame) -> None:
     """``expires_at`` reaches the queue: past it the picture is refused as too old and counted, before it is served."""
     with open_detector(spec(constant_model(rows()))) as detector:
@@ -117,6 +135,31 @@ def test_a_picture_that_is_too_old_is_not_looked_at(constant_model: ModelMaker, 
         assert len(found) == 1
         report = detector.snapshot()
     assert (report["inferences"], report["expired"], report["state"]) == (1, 1, "ready")
+
+
+def test_a_picture_leaves_the_memory_before_the_model_runs(frame: Frame) -> None:
+    """Only the tensor is in memory while the model is waited for; the picture has megabytes."""
+
+    class Runtime(GatedRuntime):
+        picture: Callable[[], object | None] | None = None
+        kept = True
+
+        def infer(self, inputs: dict[str, TensorType]) -> dict[str, TensorType]:
+            self.kept = self.picture is not None and self.picture() is not None
+            return super().infer(inputs)
+
+    def fresh() -> Frame:
+        made = replace(frame, image=copy(frame.image))
+        runtime.picture = weakref.ref(made.image)
+        return made
+
+    runtime = Runtime(rows())
+    runtime.gate.set()
+    with ModelDetector("m", runtime, FAMILIES["yolov8"], LABELS, DetectorSettings((32, 32), True)) as detector:
+        detector.start()
+        found, _ = detector.detect(fresh(), confidence=0.4, iou=0.6)
+    assert len(found) == 1
+    assert not runtime.kept
 
 
 def test_labels_can_come_from_the_file(constant_model: ModelMaker) -> None:

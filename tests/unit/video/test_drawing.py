@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sentinel_pipeline.domain.geometry import Fit
-from sentinel_pipeline.domain.overlay import Box, Overlay, Zone
+from sentinel_pipeline.domain.overlay import Box, Hidden, Overlay, Trail, Zone
 from sentinel_pipeline.infrastructure.video import text
 from sentinel_pipeline.infrastructure.video.canvas import Canvas, Planes
 from sentinel_pipeline.infrastructure.video.drawing import ALARM, INK, PAPER, QUIET, Painter, class_colour
@@ -131,6 +133,38 @@ def test_zones_of_any_points_are_drawn_or_left_out(points: tuple[tuple[float, fl
     assert (planes.y[:, 310:330] == ALARM.y).any() == (points[:1] == ((0.5, 0.0),) or len(points) == 2)
 
 
+def test_trail_is_a_line_in_the_colour_of_its_object() -> None:
+    """A trail runs through the foot points of its object, red when a rule has fired; a single point does no harm."""
+    trail = Trail(((100.0, 100.0), (300.0, 100.0)), "person 1 90%")
+    planes = _paint(Overlay(trails=(trail, Trail(((500.0, 300.0),), "car 2 80%"))))
+    assert abs(int(planes.y[100, 200]) - class_colour("person").y) < 12
+    assert abs(int(planes.u[50, 100]) - class_colour("person").u) < 12
+    alarmed = _paint(Overlay(trails=(replace(trail, alarm=True),)))
+    assert abs(int(alarmed.v[50, 100]) - ALARM.v) < 12
+
+
+def test_trails_of_any_points_do_no_harm() -> None:
+    """Points outside of the picture, and such that are no numbers, are drawn at its edge or left out."""
+    _paint(Overlay(trails=(Trail(((-50.0, 9999.0), (float("nan"), float("inf"))), "person"),)))
+
+
+def test_time_stands_in_the_lower_left_corner() -> None:
+    """The time is drawn with letters on a filled background, below everything else."""
+    planes = _paint(Overlay(time="2026-11-24 09:00:00"))
+    corner = planes.y[-14:, :100]
+    assert (corner > PAPER.y - 30).sum() > 40, "letters"
+    assert (abs(corner.astype(int) - INK.y) < 4).sum() > 200, "their background"
+    assert planes.y[0, 0] == planes.y[0, -1], "nothing is drawn elsewhere"
+
+
+def test_what_is_hidden_is_hidden_below_what_is_drawn() -> None:
+    """Hiding comes first: the box of a hidden face keeps its sharp outline."""
+    box = (100.0, 100.0, 300.0, 300.0)
+    planes = _paint(Overlay(boxes=(Box(box, ""),), hidden=Hidden("fill", (box,))))
+    assert planes.y[200, 200] == 16
+    assert abs(int(planes.y[100, 200]) - class_colour("").y) < 4
+
+
 def test_notice_is_a_band_with_large_text() -> None:
     """The notice is white on a darkened band across the middle; above and below the picture is untouched."""
     planes = _paint(Overlay(notice="NO SIGNAL"))
@@ -171,17 +205,16 @@ def test_korean_is_drawn_with_its_own_letters() -> None:
 def test_each_script_is_looked_for_once(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
     """A hundred Korean words ask for a font once, also where fontconfig is missing."""
     asked: list[str] = []
-    text.text_mask.cache_clear()
-    text._font_for.cache_clear()
-    text._system_font.cache_clear()
+    caches = (text.text_mask, text._word, text._font_for, text._system_font)
+    for cache in caches:
+        cache.cache_clear()
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/fc-list" if installed else None)
     monkeypatch.setattr(text, "_by_fontconfig", lambda letters: asked.append(letters) or [])
     monkeypatch.setattr(text, "_by_name", lambda: asked.append("by name") or [])
     for code in range(0xAC00, 0xAC00 + 100):
         assert text_mask(chr(code) + " 83 %", 20).max() > 0
-    text._system_font.cache_clear()
-    text._font_for.cache_clear()
-    text.text_mask.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
     assert asked == (["가힣"] if installed else ["by name"])
 
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from threading import Thread
 from zlib import crc32
 
@@ -18,24 +19,49 @@ from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.domain.detections import Detections
 from sentinel_pipeline.domain.errors import ModelBusy, ModelError, OutboxError
 from sentinel_pipeline.domain.events import Event
-from sentinel_pipeline.domain.frame import Frame
-from sentinel_pipeline.domain.overlay import Box, Overlay, Zone
+from sentinel_pipeline.domain.frame import Frame, Pixels
+from sentinel_pipeline.domain.overlay import Box, Overlay, Trail, Zone
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.rules import Finding, make_rule
-from sentinel_pipeline.domain.sampling import Idleness, MotionGate, Sampler, SceneClock, shrink
+from sentinel_pipeline.domain.sampling import Idleness, MotionGate, Sampler, SceneClock
 from sentinel_pipeline.domain.streams import AnalyseSpec, LineRuleSpec, RuleSpec
 from sentinel_pipeline.domain.tracking import Track, Tracker
 
 log = structlog.get_logger(__name__)
 
+_GATE_WIDTH = 160  # pixels of the small picture in which motion is looked for
+
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """What the last analysed frame showed; ``alarmed``: ids of the tracks with an open incident."""
+    """What an analysed frame showed. ``at``: its scene time. ``alarmed``: ids of the tracks with an open incident."""
 
+    at: float
     tracks: tuple[Track, ...]
     zones: tuple[Zone, ...]
     alarmed: frozenset[int | None]
+
+
+class _Seen:
+    """A frame under analysis, whose picture is in memory only until the model has it; the rest is needed longer."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame: Frame | None = frame
+        self.pts, self.captured_at, self.received_at = frame.pts, frame.captured_at, frame.received_at
+        self.size, self.decode_ms = frame.size, frame.decode_ms
+
+    def take(self) -> Frame:
+        """Return the frame and forget it; once only."""
+        frame, self._frame = self._frame, None
+        if frame is None:
+            raise RuntimeError("this frame has been taken already")
+        return frame
+
+    def small(self) -> Pixels:
+        """Return its luma plane, made small for the motion gate."""
+        if self._frame is None:
+            raise RuntimeError("this frame has been taken already")
+        return self._frame.image.luma(_GATE_WIDTH)
 
 
 class Analysis:
@@ -45,7 +71,9 @@ class Analysis:
     """
 
     _UNSTORED = 1000  # events kept in memory while the outbox refuses them
+    _AT_ONCE = 200  # of them offered in one call, so that also a small outbox has room for it
     _STORE_AGAIN = 1.0  # seconds, also when no frame comes
+    _REMEMBERED = 2.0  # seconds of what was seen: for trails, and for pictures that are published late
 
     def __init__(
         self,
@@ -69,7 +97,8 @@ class Analysis:
         self._clock = SceneClock()  # the tracker's: who stands still behind the closed gate keeps the id
         self._still: tuple[Track, ...] = ()  # who stands there while the gate is closed
         self._unstored: deque[Event] = deque(maxlen=self._UNSTORED)
-        self._scene: _Scene = _Scene((), self._zones, frozenset())
+        # The last two seconds, by time: replaced as a whole, never empty.
+        self._scenes: tuple[_Scene, ...] = (_Scene(float("-inf"), (), self._zones, frozenset()),)
         self._complaints: dict[str, str] = {}
         self._dropped = self._offered = self._finished = 0
         self._thread = Thread(target=self._run, name=f"analyse:{stream_id}")
@@ -88,15 +117,18 @@ class Analysis:
         """Return whether every frame offered so far has been dealt with, and its events are stored."""
         return self._finished + self._inbox.dropped >= self._offered and not self._unstored
 
-    def overlay(self, pts: float) -> Overlay:
-        """Return what is known of the picture at stream time ``pts``; boxes move on between two analysed frames."""
-        scene, now = self._scene, self._clock.at(pts)
-        boxes = (
-            Box(track.at(now), _caption(track), alarm=track.track_id in scene.alarmed)
-            for track in scene.tracks
-            if now - track.seen <= self._spec.track.lost_after
-        )
-        return Overlay(tuple(boxes), scene.zones)
+    def overlay(self, pts: float, *, trails: bool = False) -> Overlay:
+        """Return what is known of the picture at stream time ``pts``; boxes move on between two analysed frames.
+
+        trails: also where each object has been in the last two seconds.
+        """
+        scenes, now = self._scenes, self._clock.at(pts)
+        scenes = tuple(scene for scene in scenes if scene.at <= now) or scenes[:1]
+        scene = scenes[-1]
+        tracks = [track for track in scene.tracks if now - track.seen <= self._spec.track.lost_after]
+        boxes = tuple(Box(t.at(now), _caption(t), alarm=t.track_id in scene.alarmed) for t in tracks)
+        walked = tuple(_trail(t, scenes, now) for t in tracks if t.track_id is not None) if trails else ()
+        return Overlay(boxes, scene.zones, trails=walked)
 
     def close(self) -> None:
         """Tell the thread to end; ``join`` waits for it."""
@@ -110,7 +142,7 @@ class Analysis:
 
     def _run(self) -> None:
         while not self._inbox.closed:
-            frame = self._inbox.get(self._STORE_AGAIN if self._unstored else None)
+            frame = self._next()
             self._count_drops()
             if frame is not None:
                 self._look_at(frame)
@@ -119,13 +151,17 @@ class Analysis:
         if self._unstored:
             log.error("events lost: the outbox has not taken them", stream=self._id, events=len(self._unstored))
 
+    def _next(self) -> _Seen | None:
+        frame = self._inbox.get(self._STORE_AGAIN if self._unstored else None)
+        return None if frame is None else _Seen(frame)
+
     def _count_drops(self) -> None:
         dropped = self._inbox.dropped
         if dropped != self._dropped:
             self._health.drop("analysis_busy", dropped - self._dropped)
             self._dropped = dropped
 
-    def _look_at(self, frame: Frame) -> None:
+    def _look_at(self, frame: _Seen) -> None:
         if time.monotonic() - frame.received_at > self._spec.max_age:
             self._health.drop("too_old")
             return
@@ -141,8 +177,8 @@ class Analysis:
             self._health.drop("internal_error")
             self._complain("model", f"internal error: {redact(repr(exc))}", traceback=True)
 
-    def _analyse(self, frame: Frame) -> None:
-        open_gate = not self._gate.enabled or self._gate.moved(shrink(frame.image.yuv420p()[0]), frame.pts)
+    def _analyse(self, frame: _Seen) -> None:
+        open_gate = not self._gate.enabled or self._gate.moved(frame.small(), frame.pts)
         # Before the model runs: the pictures that follow the one in which motion was seen are being kept for this.
         self._health.idle = self._idleness.after(frame.pts, open_gate=open_gate)
         if not open_gate:
@@ -152,13 +188,16 @@ class Analysis:
         wait_ms = (time.monotonic() - frame.received_at) * 1000
         detect = self._spec.detect
         expires_at = frame.received_at + self._spec.max_age
-        found, trace = self._detector.detect(frame, confidence=detect.confidence, iou=detect.iou, expires_at=expires_at)
+        # No variable of ours holds the frame now: it leaves the memory as soon as the model has its tensor.
+        found, trace = self._detector.detect(
+            frame.take(), confidence=detect.confidence, iou=detect.iou, expires_at=expires_at
+        )
         trace = {"decode": frame.decode_ms, **trace, "wait": trace.get("wait", 0.0) + wait_ms}
         tracks = self._track(found, frame.pts, trace)
         self._health.analysed.tick(time.monotonic())
         self._conclude(tracks, frame, trace)
 
-    def _stand_still(self, frame: Frame) -> None:
+    def _stand_still(self, frame: _Seen) -> None:
         """Go on with the rules while nothing moves: who was there is still there, and who had left stays away."""
         if self._clock.stop(frame.pts):
             # An object that left has kept the gate open for ``hold`` seconds after that, so that one unseen for less
@@ -166,9 +205,10 @@ class Analysis:
             self._still = self._tracker.present(min(self._spec.motion.hold, self._spec.track.lost_after))
         self._conclude(self._still, frame, {"decode": frame.decode_ms})
 
-    def _conclude(self, tracks: tuple[Track, ...], frame: Frame, trace: dict[str, float]) -> None:
+    def _conclude(self, tracks: tuple[Track, ...], frame: _Seen, trace: dict[str, float]) -> None:
         findings = self._judge(tracks, frame, trace)
-        self._scene = self._describe(tracks)
+        scene = self._describe(tracks, self._clock.at(frame.pts))
+        self._scenes = (*(s for s in self._scenes if s.at >= scene.at - self._REMEMBERED), scene)
         self._keep([self._event(finding, frame, trace) for finding in findings])
 
     def _track(self, found: Detections, pts: float, trace: dict[str, float]) -> tuple[Track, ...]:
@@ -179,20 +219,20 @@ class Analysis:
         trace["track"] = (time.perf_counter() - started) * 1000
         return tracks
 
-    def _judge(self, tracks: tuple[Track, ...], frame: Frame, trace: dict[str, float]) -> list[Finding]:
+    def _judge(self, tracks: tuple[Track, ...], frame: _Seen, trace: dict[str, float]) -> list[Finding]:
         started = time.perf_counter()
         findings = [finding for rule in self._rules for finding in rule.step(tracks, frame.pts, frame.size)]
         trace["rule"] = (time.perf_counter() - started) * 1000
         return findings
 
-    def _describe(self, tracks: tuple[Track, ...]) -> _Scene:
+    def _describe(self, tracks: tuple[Track, ...], at: float) -> _Scene:
         active = [rule.active() for rule in self._rules]
         zones = tuple(
             Zone(zone.points, zone.name, active=bool(ids)) for zone, ids in zip(self._zones, active, strict=True)
         )
-        return _Scene(tracks, zones, frozenset().union(*active))
+        return _Scene(at, tracks, zones, frozenset().union(*active))
 
-    def _event(self, finding: Finding, frame: Frame, trace: dict[str, float]) -> Event:
+    def _event(self, finding: Finding, frame: _Seen, trace: dict[str, float]) -> Event:
         x1, y1, x2, y2 = finding.track.xyxy
         return Event(
             type=finding.event,
@@ -223,14 +263,17 @@ class Analysis:
         if not self._unstored:
             return
         try:
-            self._emit(list(self._unstored))
+            while self._unstored:
+                some = list(islice(self._unstored, self._AT_ONCE))
+                self._emit(some)
+                self._health.events += len(some)
+                for _ in some:
+                    self._unstored.popleft()
         except OutboxError as exc:
             self._complain("outbox", str(exc))
         except Exception as exc:  # noqa: BLE001 - outermost loop of a thread: as above
             self._complain("outbox", f"internal error: {redact(repr(exc))}", traceback=True)
         else:
-            self._health.events += len(self._unstored)
-            self._unstored.clear()
             self._complain("outbox", "")
 
     def _complain(self, about: str, why: str, *, traceback: bool = False) -> None:
@@ -251,6 +294,14 @@ def _wanted(label: str, spec: AnalyseSpec) -> bool:
 def _zone(rule: RuleSpec) -> Zone:
     points = (rule.start, rule.end) if isinstance(rule, LineRuleSpec) else rule.polygon
     return Zone(points, rule.name)
+
+
+def _trail(track: Track, scenes: Sequence[_Scene], now: float) -> Trail:
+    """Return where ``track`` has stood in ``scenes``, and where it stands now."""
+    past = (t.xyxy for scene in scenes for t in scene.tracks if t.track_id == track.track_id)
+    boxes = (*past, track.at(now))
+    points = tuple(((x1 + x2) / 2, y2) for x1, _, x2, y2 in boxes)
+    return Trail(points, _caption(track), alarm=track.track_id in scenes[-1].alarmed)
 
 
 def _caption(track: Track) -> str:

@@ -1,7 +1,8 @@
 """One thread per model that runs the requests of many streams in batches.
 
 A caller has at most one request in flight, and the one that was served longest ago is next, so a fast camera cannot
-starve a slow one.
+starve a slow one. Requests of a batch that fails run again one by one, and callers whose pictures make the model fail
+or hang keep to themselves (``suspects``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from sentinel_pipeline.application.pipeline.turns import Callers, Gaps, batch_due
+from sentinel_pipeline.application.pipeline.suspects import Suspects
+from sentinel_pipeline.application.pipeline.turns import Callers, Gaps, Runs, batch_due, latest_start
 from sentinel_pipeline.application.stream.meters import Quantiles
 from sentinel_pipeline.domain.errors import ModelBusy, ModelError, ModelTimeout
 from sentinel_pipeline.domain.redact import redact
@@ -42,8 +44,9 @@ class Row:
 class DispatcherState:
     """How a dispatcher is doing.
 
-    state: ``ready``; ``failing`` when the last batch raised; ``stalled`` while a batch is under way for longer than the
-    time-out; ``closed``. reason: one sentence unless ready. batches, rows: run so far; wait_p95_ms: time queued.
+    state: ``ready``; ``failing`` when it raised for the last picture of somebody who still asks; ``stalled`` while a
+    batch is under way for longer than the time-out, or the last one of somebody was; ``closed``.
+    reason: one sentence unless ready. batches, rows: run so far; wait_p95_ms: time queued.
     expired: requests that were not run because they had grown too old.
     """
 
@@ -63,7 +66,8 @@ class _Request:
     tensor: Tensor
     caller: int
     queued_at: float
-    expires_at: float
+    start_by: float  # monotonic seconds
+    name: str = field(default_factory=lambda: threading.current_thread().name)
     done: threading.Event = field(default_factory=threading.Event)
     row: Row | None = None
     error: ModelError | None = None
@@ -94,6 +98,8 @@ class Dispatcher:
         self._queue: deque[_Request] = deque()
         self._callers = Callers()
         self._gaps = Gaps()
+        self._runs = Runs()
+        self._suspects = Suspects()
         self._running_since: float | None = None
         self._stall_reported = False
         self._fault = ""
@@ -139,10 +145,11 @@ class Dispatcher:
     def submit(self, tensor: Tensor, *, expires_at: float | None = None) -> Row:
         """Run one tensor (without batch axis) and return its row; blocks up to the time-out.
 
-        expires_at: monotonic seconds after which running it is no use any more. Raises ``ModelBusy`` when its turn has
-        not come by then. Raises ``ModelTimeout`` at the time-out, or at once while a batch is stalled; ``ModelError``
-        when the batch failed or the dispatcher is closed. The tensor must not be written to any more: after a time-out
-        the model may still be reading it.
+        expires_at: monotonic seconds after which its answer is no use any more. Raises ``ModelBusy`` when its turn has
+        not come so early before then that the model can be done. Raises ``ModelTimeout`` at the time-out, or at once
+        while a batch is stalled and while the caller is left out because its pictures have stalled the model;
+        ``ModelError`` when the picture failed or the dispatcher is closed. The tensor must not be written to any more:
+        after a time-out the model may still be reading it.
         """
         now = time.monotonic()
         request = _Request(tensor, threading.get_ident(), now, math.inf if expires_at is None else expires_at)
@@ -152,16 +159,22 @@ class Dispatcher:
             # a new error for every caller: raising one object in several threads would mix up their tracebacks
             error = request.error
             raise type(error)(str(error.args[0]), remedy=error.remedy) from error
-        assert request.row is not None  # noqa: S101 - set before ``done`` when there is no error
-        return request.row
+        row = request.row
+        assert row is not None  # noqa: S101 - set before ``done`` when there is no error
+        with self._changed:
+            self._runs.note(time.monotonic() - now - row.wait_ms / 1000)
+        return row
 
     def snapshot(self) -> DispatcherState:
         """Return how it is doing; safe from any thread."""
         with self._changed:
             stalled_s = self._stalled_for(time.monotonic())
-            batches, rows, fault, closed = self._batches, self._rows, self._fault, self._closed
+            batches, rows, closed = self._batches, self._rows, self._closed
+            fault, slow = self._suspects.fault(time.monotonic())
             expired = self._expired
-        state: Literal["ready", "failing", "stalled", "closed"] = "failing" if fault else "ready"
+        state: Literal["ready", "failing", "stalled", "closed"] = "ready"
+        if fault:
+            state = "stalled" if slow else "failing"
         if stalled_s is not None:
             state, fault = "stalled", f"an inference has been under way for {stalled_s:.1f} s"
         elif closed:
@@ -176,19 +189,23 @@ class Dispatcher:
             if self._closed or self._thread.ident is None:
                 raise ModelError(f"model {self._name} is {'closed' if self._closed else 'not started'}")
             stalled_s = self._stalled_for(request.queued_at)
-            if stalled_s is None:
+            served = self._suspects.asks(request.caller, request.queued_at)
+            if stalled_s is None and served:
                 self._callers.note(request.caller, request.queued_at)
                 self._gaps.note(request.queued_at)
+                request.start_by = latest_start(request.start_by, request.queued_at, self._runs.usual())
                 self._queue.append(request)
                 self._changed.notify_all()
                 return
         # The same words each time: whoever logs changes of the reason must not do so with every frame.
+        if stalled_s is None:
+            raise ModelTimeout(f"model {self._name} hangs over pictures of this camera: it is asked seldom")
         raise ModelTimeout(f"model {self._name} is stuck in an inference, for more than {self._timeout:g} s")
 
     def _wait_for(self, request: _Request, deadline: float) -> None:
         """Wait until it is done. It leaves the queue when it expires; once it is being run, it is waited for."""
-        fresh_s = max(0.0, min(request.expires_at, deadline) - request.queued_at)
-        if request.done.wait(fresh_s) or (request.expires_at < deadline and self._expire(request)):
+        fresh_s = max(0.0, min(request.start_by, deadline) - request.queued_at)
+        if request.done.wait(fresh_s) or (request.start_by < deadline and self._expire(request)):
             return
         if not request.done.wait(max(0.0, deadline - time.monotonic())):
             self._withdraw(request)
@@ -227,16 +244,32 @@ class Dispatcher:
     # In the dispatcher's thread
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            started = time.monotonic()
-            try:
-                rows = self._rows_of(batch, started)
-            except Exception as exc:  # noqa: BLE001 - the thread's outermost loop: any failure goes to the callers
-                self._end_batch(batch, _as_model_error(self._name, exc))
-                continue
-            for request, row in zip(batch, rows, strict=True):
-                request.row = row
-            self._end_batch(batch, None)
+        while self._work_off(self._next_batch()):
+            pass
+
+    def _work_off(self, batch: list[_Request]) -> bool:
+        """Run a batch; return whether there was one, of which nothing stays in memory until the next comes."""
+        if not batch:
+            return False
+        error = self._serve(batch)
+        if error is None or len(batch) == 1:
+            self._end_batch(batch, error)
+            return True
+        for request in batch:  # one picture must not cost the others theirs
+            with self._changed:
+                self._running_since = time.monotonic()
+            self._end_batch([request], self._serve([request]))
+        return True
+
+    def _serve(self, batch: list[_Request]) -> ModelError | None:
+        started = time.monotonic()
+        try:
+            rows = self._rows_of(batch, started)
+        except Exception as exc:  # noqa: BLE001 - the thread's outermost loop: any failure goes to the callers
+            return _as_model_error(self._name, exc)
+        for request, row in zip(batch, rows, strict=True):
+            request.row = row
+        return None
 
     def _next_batch(self) -> list[_Request]:
         """Wait until a batch is due and take it; empty when the dispatcher is closed."""
@@ -247,7 +280,7 @@ class Dispatcher:
                 if self._closed:
                     return []
                 now = time.monotonic()
-                expired = [request for request in self._queue if request.expires_at <= now]
+                expired = [request for request in self._queue if request.start_by <= now]
                 for request in expired:
                     self._queue.remove(request)
                 self._expired += len(expired)
@@ -269,8 +302,11 @@ class Dispatcher:
     def _take(self) -> list[_Request]:
         """Take the requests whose turn it is, as far as they have the first one's shape. Needs the lock."""
         in_turn = sorted(self._queue, key=lambda request: self._callers.turn(request.caller))  # stable: then by arrival
-        shape = in_turn[0].tensor.shape
-        batch = [request for request in in_turn if request.tensor.shape == shape][: self._max_size]
+        first = in_turn[0]
+        batch = [first]
+        if not self._suspects.alone(first.caller):
+            batch = [r for r in in_turn if r.tensor.shape == first.tensor.shape and not self._suspects.alone(r.caller)]
+        batch = batch[: self._max_size]
         for request in batch:
             self._queue.remove(request)
             self._callers.serve(request.caller)
@@ -293,10 +329,19 @@ class Dispatcher:
 
     def _end_batch(self, batch: list[_Request], error: ModelError | None) -> None:
         """Account for the batch, then let its callers go on."""
+        now = time.monotonic()
         with self._changed:
+            took = now - (self._running_since or now)
             self._running_since = None
             was_stalled, self._stall_reported = self._stall_reported, False
-            old, self._fault = self._fault, str(error) if error else ""
+            if error is not None or took > self._timeout:
+                who = ", ".join(sorted(request.name for request in batch))
+                fault = str(error) if error else f"an inference for {who} took {took:.1f} s"
+                self._suspects.failed((r.caller for r in batch), fault, now, stalled=error is None)
+            else:
+                for request in batch:
+                    self._suspects.well(request.caller, now)
+            old, (self._fault, _) = self._fault, self._suspects.fault(now)
             if error is None:
                 self._batches += 1
                 self._rows += len(batch)

@@ -9,6 +9,7 @@ from threading import Thread
 
 import structlog
 
+from sentinel_pipeline.application.pipeline.delay_line import DelayLine
 from sentinel_pipeline.application.pipeline.mailbox import Mailbox
 from sentinel_pipeline.application.ports import Audience, FrameSink, OutputReport, SinkReport
 from sentinel_pipeline.application.stream.health import StreamHealth
@@ -28,6 +29,7 @@ class Publishing:
     ``offer`` is called by the capture thread. The sink is opened at the first frame and closed by the same thread.
 
     audience: says without waiting whether somebody watches; counts with ``when: watched`` only.
+    delay: seconds for which every picture is held back, so that ``overlay`` knows what to hide in it.
     """
 
     _REOPEN_AFTER = 5.0  # seconds after which a sink that could not take a picture is opened anew
@@ -38,13 +40,15 @@ class Publishing:
         spec: PublishSpec,
         buffer_size: int,
         open_sink: Callable[[PublishSpec], FrameSink],
-        overlay: Callable[[float], Overlay],
+        overlay: Callable[[Frame], Overlay],
         health: StreamHealth,
         audience: Callable[[], Audience] | None = None,
+        *,
+        delay: float = 0.0,
     ) -> None:
         self._audience = audience if spec.when == "watched" else None
         self._id, self._spec, self._open_sink, self._overlay, self._health = stream_id, spec, open_sink, overlay, health
-        self._inbox: Mailbox[Frame] = Mailbox(buffer_size)
+        self._inbox: Mailbox[Frame] = DelayLine(delay) if delay else Mailbox(buffer_size)
         # What the closed sinks have done, and the open one: replaced together, so that nothing is counted twice.
         self._progress: tuple[SinkReport, FrameSink | None] = (
             SinkReport("starting", "waiting for the first picture"),
@@ -108,7 +112,7 @@ class Publishing:
             frame = frame or self._inbox.get(pacer.wait(time.monotonic()))
             self._count_drops()
             now = time.monotonic()
-            slots = pacer.due(now) if frame is None else pacer.arrive(now)
+            slots = pacer.due(now) if frame is None else pacer.arrive(now, frame.pts)
             slots = pressure.relieve(slots, ours=waited_for_us or frame is None)
             if frame is None:
                 if last is not None:
@@ -116,16 +120,15 @@ class Publishing:
                 if self._signal_lost() and self._spec.on_signal_loss == "stop":
                     return
                 continue
-            if slots:
-                if last is not None:
-                    self._write(last, slots[:-1], thinning)
-                if self._write(frame, slots[-1:], thinning):
-                    self._health.latency_ms.add((time.monotonic() - frame.received_at) * 1000)
-                else:
-                    self._health.drop("unwatched")
-            else:
+            if last is not None:
+                self._write(last, slots[:-1], thinning)
+            last = frame  # first: the picture before it must not stay in memory while this one is encoded
+            if not slots:
                 self._health.drop("rate")
-            last = frame
+            elif self._write(frame, slots[-1:], thinning):
+                self._health.latency_ms.add((time.monotonic() - frame.received_at) * 1000)
+            else:
+                self._health.drop("unwatched")
 
     def _write(self, frame: Frame, slots: Sequence[int], thinning: Thinning) -> bool:
         """Write the picture for those of the slots that are worth it; return whether any was."""
@@ -145,8 +148,8 @@ class Publishing:
         return sink
 
     def _picture(self, frame: Frame) -> Overlay:
-        scene = self._overlay(frame.pts) if self._spec.overlay else Overlay()
-        return replace(scene, boxes=(), notice="NO SIGNAL") if self._signal_lost() else scene
+        scene = self._overlay(frame)
+        return replace(scene, boxes=(), trails=(), notice="NO SIGNAL") if self._signal_lost() else scene
 
     def _signal_lost(self) -> bool:
         return self._health.state is not StreamState.RUNNING

@@ -23,6 +23,30 @@ def batch_due(queued: int, oldest_age: float, callers: int, max_size: int, windo
     return max(0.0, window - oldest_age)
 
 
+def latest_start(expires_at: float, queued_at: float, takes: float) -> float:
+    """Return by when a request must begin to be done when it expires, if the model takes ``takes`` seconds.
+
+    Half of its time it may wait in any case: with a model that takes longer than pictures may be old, late answers are
+    better than none.
+    """
+    return expires_at - min(takes, (expires_at - queued_at) / 2)
+
+
+class Runs:
+    """Watches how long requests take, from the start of their batch to the answer. Not thread-safe."""
+
+    def __init__(self, size: int = 32) -> None:
+        self._seconds: deque[float] = deque(maxlen=size)
+
+    def note(self, seconds: float) -> None:
+        """Take in that a request took ``seconds``."""
+        self._seconds.append(seconds)
+
+    def usual(self) -> float:
+        """Return how long one takes at most, leaving out one hiccup among the last ones; 0 when nothing is known."""
+        return sorted(self._seconds)[-2] if len(self._seconds) > 1 else 0.0
+
+
 class Gaps:
     """Watches how closely requests follow one another. Not thread-safe."""
 

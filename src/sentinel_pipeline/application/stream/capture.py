@@ -112,9 +112,11 @@ class Capture:
 
     def _pass_on(self, source: FrameSource) -> None:
         while not self._interrupted:
-            frame = source.read()
-            if self._interrupted:
-                break
-            self._alive()
-            self._frame_at = time.monotonic()
-            self._accept(frame)
+            self._hand_on(source.read())  # kept in no variable: it would stay in memory until the next one comes
+
+    def _hand_on(self, frame: Frame) -> None:
+        if self._interrupted:
+            return
+        self._alive()
+        self._frame_at = time.monotonic()
+        self._accept(frame)

@@ -10,12 +10,17 @@ from typing import Any
 
 import structlog
 
+from sentinel_pipeline.application.event.outages import Condition, Doing
 from sentinel_pipeline.application.ports import SinkReport
 from sentinel_pipeline.application.stream.meters import Quantiles, RateMeter
 from sentinel_pipeline.domain.events import iso
 from sentinel_pipeline.domain.streams import StreamState, move
+from sentinel_pipeline.domain.system_events import Part
 
 log = structlog.get_logger(__name__)
+
+
+_PUBLISHING = {"running": Doing.WELL, "retrying": Doing.FAILING}
 
 
 class StreamHealth:
@@ -60,6 +65,21 @@ class StreamHealth:
         """Count frames that were not used, by cause."""
         with self._lock:
             self._dropped[cause] += count
+
+    def publishers(self) -> dict[Part, Condition]:
+        """Return how each output is doing, for whoever tells of outages."""
+        sink = self.sink_report()
+        outputs = sink.outputs if sink else ()
+        # Where none of them has failed, it is the encoder before them.
+        encoder = sink.reason if sink and sink.state == "retrying" and all(not o.reason for o in outputs) else ""
+        return {
+            Part("publisher", output.url, self._id): Condition(
+                Doing.FAILING if encoder else _PUBLISHING.get(output.state, Doing.NOTHING),
+                encoder or output.reason,
+                output.published,
+            )
+            for output in outputs
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """Return the stream's part of the report (design section 7)."""

@@ -9,9 +9,11 @@ from typing import Any
 
 import structlog
 
+from sentinel_pipeline.application.event.outages import Condition
 from sentinel_pipeline.application.stream.worker import StreamWorker
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.streams import StreamSpec
+from sentinel_pipeline.domain.system_events import Part
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +72,12 @@ class StreamManager:
         with self._lock:
             workers = list(self._workers.values())
         return {worker.spec.id: worker.health.snapshot() for worker in workers}
+
+    def publishers(self) -> dict[Part, Condition]:
+        """Return how the outputs of all streams are doing."""
+        with self._lock:
+            workers = list(self._workers.values())
+        return {part: condition for worker in workers for part, condition in worker.health.publishers().items()}
 
     def stop(self) -> None:
         """Stop every stream for good but keep their last figures; returns whether or not all threads have ended."""

@@ -49,6 +49,7 @@ class StreamWorker:
 
     def start(self) -> None:
         """Start the stream's threads."""
+        self.health.move(StreamState.CONNECTING)
         self._pipeline.start()
         self._thread.start()
 
@@ -76,14 +77,9 @@ class StreamWorker:
             self._connect,
             retry,
             self._stop,
-            starting=self._starting,
             failed=self._failed,
             given_up=self._given_up,
         )
-
-    def _starting(self) -> None:
-        if self.health.state is StreamState.STOPPED:
-            self.health.move(StreamState.CONNECTING)
 
     def _connect(self, alive: Callable[[], None]) -> None:
         def frame_came() -> None:

@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sentinel_pipeline.application.pipeline.batching import Dispatcher
+from sentinel_pipeline.application.event.outages import Condition, Doing
+from sentinel_pipeline.application.pipeline.batching import Dispatcher, DispatcherState
 from sentinel_pipeline.domain.builtin_models import BUILTIN_MODELS
 from sentinel_pipeline.domain.detections import Detections
 from sentinel_pipeline.domain.errors import ConfigError, ModelError
@@ -66,6 +67,7 @@ class ModelDetector:
         self._max_size = batch_limit(settings.max_size, fixed, runtime.provider)
         self._sizes = BatchSizes(fixed, self._max_size, dear=not on_cpu(runtime.provider))
         self._bad_output = ""
+        self._answered = 0
         self._dispatcher = Dispatcher(
             name, self._run, max_size=self._max_size, max_wait=settings.max_wait, timeout=settings.timeout
         )
@@ -121,6 +123,7 @@ class ModelDetector:
         """
         started = time.perf_counter()
         tensor, fit = self._prepare(frame)
+        del frame  # megabytes, which the queue and the model need no more
         prepared = time.perf_counter()
         row = self._dispatcher.submit(tensor, expires_at=expires_at)
         answered = time.perf_counter()
@@ -141,9 +144,7 @@ class ModelDetector:
         ``batch_max``, ``batch_mean``, ``wait_ms`` (``p95``) and ``expired`` (pictures that grew too old in the queue).
         """
         stats, served = self._runtime.stats, self._dispatcher.snapshot()
-        state, reason = served.state, served.reason
-        if state == "ready" and self._bad_output:
-            state, reason = "failing", self._bad_output
+        state, reason = self._state(served)
         return {
             "state": state,
             "reason": reason,
@@ -157,6 +158,16 @@ class ModelDetector:
             "expired": served.expired,
         }
 
+    def condition(self) -> Condition:
+        """Return how the model is doing, for whoever tells of outages; ``done`` are pictures."""
+        state, reason = self._state(self._dispatcher.snapshot())
+        doing = {"failing": Doing.FAILING, "stalled": Doing.FAILING, "ready": Doing.WELL}.get(state, Doing.NOTHING)
+        return Condition(doing if self._answered or reason else Doing.NOTHING, reason, self._answered)
+
+    def _state(self, served: DispatcherState) -> tuple[str, str]:
+        bad = self._bad_output
+        return ("failing", bad) if served.state == "ready" and bad else (served.state, served.reason)
+
     def _prepare(self, frame: Frame) -> tuple[Floats, Fit]:
         (width, height), letterbox = self._settings.input_size, self._settings.letterbox
         fit = Fit.letterbox(frame.size, (width, height)) if letterbox else Fit.stretch(frame.size, (width, height))
@@ -169,6 +180,7 @@ class ModelDetector:
             self._bad_output = str(exc)
             raise
         self._bad_output = ""
+        self._answered += 1  # may miss one when two threads come together; it is only asked whether it grows
         return found
 
     def _run(self, batch: TensorType) -> dict[str, TensorType]:

@@ -1,4 +1,4 @@
-"""Draws boxes, zones and notices on 4:2:0 planes, without converting the picture.
+"""Draws boxes, zones, trails, the time and notices on 4:2:0 planes, without converting the picture.
 
 Everything lies on even coordinates, so that brightness and colour end at the same pixel.
 """
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sentinel_pipeline.domain.frame import Pixels
 from sentinel_pipeline.domain.geometry import Fit
-from sentinel_pipeline.domain.overlay import Box, Overlay, Zone
+from sentinel_pipeline.domain.overlay import Box, Overlay, Trail, Zone
 from sentinel_pipeline.infrastructure.video.canvas import NEUTRAL_UV, Planes
+from sentinel_pipeline.infrastructure.video.concealing import conceal
 from sentinel_pipeline.infrastructure.video.text import text_mask
 
 Points = NDArray[np.int32]
@@ -78,9 +79,13 @@ class Painter:
         self._text = max(12, round(self._height / 42))  # pixels
 
     def paint(self, planes: Planes, overlay: Overlay, fit: Fit) -> None:
-        """Draw ``overlay``, whose boxes are in pixels of the source that lies in ``planes`` as ``fit`` says."""
+        """Hide and draw ``overlay``, with boxes in pixels of the source that lies in ``planes`` as ``fit`` says."""
+        if overlay.hidden is not None:
+            conceal(planes, overlay.hidden, fit)
         for zone in overlay.zones:
             self._zone(planes, zone, fit)
+        for trail in overlay.trails:
+            self._trail(planes, trail, fit)
         if overlay.boxes:
             corners = fit.to_target(np.nan_to_num(np.array([box.xyxy for box in overlay.boxes], np.float32)))
             (left, top), (width, height) = fit.offset, fit.content
@@ -88,6 +93,9 @@ class Painter:
             # Plain numbers from here on: NumPy costs microseconds a call, and there are many calls a picture.
             for box, corner in zip(overlay.boxes, corners.tolist(), strict=True):
                 self._box(planes, box, corner)
+        if overlay.time:
+            tag = _tag(overlay.time, self._text, PAPER, INK)
+            _place(planes, tag, 0, self._height)  # the lower left corner: cameras write theirs at the top
         if overlay.notice:
             self._notice(planes, overlay.notice)
 
@@ -127,6 +135,15 @@ class Painter:
             tag = _tag(zone.name, self._text, PAPER, ALARM if zone.active else INK)
             x, y = points[np.argmin(points[:, 1])]
             _place(planes, tag, int(x) & ~1, (int(y) + 2 * self._line) & ~1)
+
+    def _trail(self, planes: Planes, trail: Trail, fit: Fit) -> None:
+        scale = np.array(fit.content, np.float32) / np.array(fit.source, np.float32)
+        inside = np.clip(np.nan_to_num(np.array(trail.points, np.float32)), 0, fit.source)
+        points = np.rint(inside * scale + fit.offset).astype(np.int32)
+        colour = ALARM if trail.alarm else class_colour(trail.label)
+        for plane, value, half in _parts(planes, colour):
+            thick = max(1, self._line // half)
+            cv2.polylines(plane, [points // half], isClosed=False, color=value, thickness=thick, lineType=cv2.LINE_AA)
 
     def _notice(self, planes: Planes, text: str) -> None:
         size = max(16, round(self._height / 12))
@@ -186,11 +203,8 @@ def _outline(planes: Planes, box: tuple[int, int, int, int], colour: Colour, lin
     """Draw a rectangle with lines inside of it. All coordinates even."""
     for plane, value, half in _parts(planes, colour):
         x1, y1, x2, y2 = (c // half for c in box)
-        t = line // half
-        plane[y1 : y1 + t, x1:x2] = value
-        plane[max(y1, y2 - t) : y2, x1:x2] = value
-        plane[y1:y2, x1 : x1 + t] = value
-        plane[y1:y2, max(x1, x2 - t) : x2] = value
+        for inset in range(line // half):
+            cv2.rectangle(plane, (x1 + inset, y1 + inset), (x2 - 1 - inset, y2 - 1 - inset), value)
 
 
 def _parts(planes: Planes, colour: Colour) -> tuple[tuple[Pixels, int, int], ...]:

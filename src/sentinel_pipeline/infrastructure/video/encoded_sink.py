@@ -68,7 +68,7 @@ class EncodedSink:
         """See ``FrameSink``."""
         if self._closed:
             return
-        picture = self._painted(frame, overlay if self._spec.overlay else Overlay(notice=overlay.notice))
+        picture = self._painted(frame, overlay)
         try:
             self.start()
             encoder = self._ready((picture.width, picture.height))
@@ -105,6 +105,7 @@ class EncodedSink:
             self._canvas = Canvas(*(self._spec.size or frame.size))
             self._painter = Painter(self._canvas.size)
         if self._shown is None or self._shown[0] is not frame or self._shown[1] != overlay:
+            self._shown = None  # the picture before this one is in memory no longer
             _, planes = self._canvas.take(frame.image)
             self._painter.paint(planes, overlay, self._canvas.fit)
             self._shown = (frame, overlay)

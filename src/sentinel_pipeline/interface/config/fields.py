@@ -212,6 +212,15 @@ Name = Annotated[str, AfterValidator(_filled)]
 """A file, class or module name: printable and not empty."""
 
 
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise fault("an empty list hides nothing", "name classes, such as [face], or remove the section")
+    return names
+
+
+HiddenClasses = Annotated[tuple[Name, ...], AfterValidator(_some)]
+
+
 def _point(value: object) -> Point:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise fault("{value} is not a point", "write [x, y], shares of the picture's width and height such as [0.5, 1]")

@@ -5,11 +5,11 @@ The checks read the tree, not the validated sections, so that they report beside
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel_pipeline.domain.builtin_models import BUILTIN_MODELS, COCO_LABELS
+from sentinel_pipeline.domain.builtin_models import BUILTIN_MODELS, COCO_LABELS, FACES
 from sentinel_pipeline.interface.config.files import is_file, read_labels, resolve
 from sentinel_pipeline.interface.config.model_section import MODEL_FILES
 from sentinel_pipeline.interface.config.problems import Problem, Steps, key_shown
@@ -81,11 +81,38 @@ def check_detection(document: Document, base: Path) -> Iterator[Problem]:
     for stream, node in document.root.entries("streams"):
         path: Steps = ("streams", stream, "analyse", "detect", "model")
         model = node.text("analyse", "detect", "model")
-        if model is None:
-            continue
-        if model not in models and model not in BUILTIN_MODELS:
-            yield _no_model(document, path, [*models, *BUILTIN_MODELS])
-        yield from _classes(document, stream, node, classes_of(model, models, base))
+        if model is not None:
+            yield from _exists(document, path, model, models)
+            yield from _classes(document, stream, node, classes_of(model, models, base))
+        yield from _private(document, stream, node, models, base)
+
+
+def _private(document: Document, stream: str, node: Node, models: dict[str, Node], base: Path) -> Iterator[Problem]:
+    path: Steps = ("streams", stream, "privacy")
+    blur = list(node.texts("privacy", "blur"))
+    if not blur:
+        return  # no such section, or reported by the field
+    written = node.text("privacy", "model")
+    model = finder([name for _, name in blur], written, node.text("analyse", "detect", "model"))
+    if model is None:
+        remedy = "add `model:`, or `analyse` with a model that knows the classes"
+        yield document.problem((*path, "blur"), "no model says where these are", remedy, at_key=True)
+        return
+    if written is not None:
+        yield from _exists(document, (*path, "model"), model, models)
+    known = classes_of(model, models, base)
+    for index, name in blur:
+        yield from _known_class(document, (*path, "blur", index), name, known)
+
+
+def finder(blur: Collection[str], model: str | None, detected_by: str | None) -> str | None:
+    """Return the model that finds the classes ``blur``: the one named, the built-in one for faces, the stream's own."""
+    return model or (FACES if set(blur) == {"face"} else detected_by)
+
+
+def _exists(document: Document, path: Steps, model: str, models: dict[str, Node]) -> Iterator[Problem]:
+    if model not in models and model not in BUILTIN_MODELS:
+        yield _no_model(document, path, [*models, *BUILTIN_MODELS])
 
 
 def _no_model(document: Document, path: Steps, known: list[str]) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from sentinel_pipeline.domain.streams import HidingMethod
 from sentinel_pipeline.interface.config.addresses import PublishUrls, SourceUrl, WatchUrls
 from sentinel_pipeline.interface.config.fields import (
     BITRATE,
@@ -11,6 +12,7 @@ from sentinel_pipeline.interface.config.fields import (
     NUMBER,
     WHOLE,
     CodecName,
+    HiddenClasses,
     Name,
     PresetName,
     PublishSize,
@@ -110,10 +112,18 @@ class AnalyseSection(Section):
 
 
 class PrivacySection(Section):
-    """Makes people unrecognisable before anything leaves the program."""
+    """Makes people unrecognisable in every picture that goes out, and hides the whole where nobody has looked."""
 
-    blur: tuple[Name, ...] = optional((), "Classes to blur.")
-    method: Literal["pixelate", "blur", "fill"] = optional("pixelate", "How.")
+    blur: HiddenClasses = required("Classes that are hidden, by label, such as face or person.", example="[face]")
+    method: HidingMethod = optional("pixelate", "pixelate: squares. blur: soft. fill: one grey area.")
+    model: Name | None = optional(
+        None,
+        "What finds them. Without it centerface, which is built in, finds faces, and `analyse.detect.model` others.",
+    )
+    fps: Annotated[float, Quantity(NUMBER, 0.5, 120)] = optional(
+        5, "Pictures looked at per second of stream time. Who appears between two of them is hidden from the first on."
+    )
+    confidence: Share = optional(0.3, "Least confidence of what is hidden. Lower: fewer misses, more hidden in vain.")
 
 
 class WatchSection(Section):
@@ -142,6 +152,8 @@ class PublishSection(Section):
     preset: PresetName = optional("ultrafast", "Preset of the software encoder. Slower ones need fewer bits.")
     bitrate: Annotated[int, Quantity(BITRATE, "10k", "200M")] = optional("2M", "Bits per second.")
     overlay: bool = optional(written=True, description="Draw boxes, labels and zones.")
+    tracks: bool = optional(written=False, description="Draw where objects have been in the last two seconds as well.")
+    time: bool = optional(written=False, description="Draw when the picture was taken as well, in local time.")
     when: Literal["always", "watched"] = optional(
         "always",
         "watched: while nobody watches only a picture every two seconds goes out, so that the path is there to be"
@@ -166,5 +178,7 @@ class StreamSection(Section):
     decode: DecodeSection = optional({}, "How the camera is read.")
     reconnect: ReconnectSection = optional({}, "How a lost camera is tried again.")
     analyse: AnalyseSection | None = optional(None, "What is looked for. Without it nothing is analysed.")
-    privacy: PrivacySection | None = optional(None, "What is made unrecognisable.")
+    privacy: PrivacySection | None = optional(
+        None, "What is made unrecognisable. Pictures are published 0.5 s and one look (1/fps) later then."
+    )
     publish: PublishSection | None = optional(None, "Where the picture goes. Without it nothing is published.")

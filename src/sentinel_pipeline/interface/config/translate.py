@@ -15,6 +15,7 @@ from sentinel_pipeline.domain.streams import (
     DwellRuleSpec,
     LineRuleSpec,
     MotionSpec,
+    PrivacySpec,
     PublishSpec,
     ReconnectSpec,
     RuleSpec,
@@ -27,12 +28,14 @@ from sentinel_pipeline.interface.config.combinations import binary
 from sentinel_pipeline.interface.config.files import read_labels, resolve
 from sentinel_pipeline.interface.config.model_section import ModelSection
 from sentinel_pipeline.interface.config.process_sections import ApiSection, OutboxSection, RuntimeSection, split_listen
+from sentinel_pipeline.interface.config.references import finder
 from sentinel_pipeline.interface.config.root_section import RootSection
 from sentinel_pipeline.interface.config.rule_sections import DwellRule, LineRule, ZoneRule
 from sentinel_pipeline.interface.config.sink_section import HttpSink, MqttSink, WebSocketSink
 from sentinel_pipeline.interface.config.stream_section import (
     AnalyseSection,
     DecodeSection,
+    PrivacySection,
     PublishSection,
     StreamSection,
 )
@@ -40,7 +43,9 @@ from sentinel_pipeline.interface.config.stream_section import (
 
 def model_specs(root: RootSection, base: Path) -> tuple[ModelSpec, ...]:
     """Return the models of the file, and the built-in ones that streams name directly."""
-    used = [stream.analyse.detect.model for stream in root.streams.values() if stream.enabled and stream.analyse]
+    enabled = [stream for stream in root.streams.values() if stream.enabled]
+    used = [stream.analyse.detect.model for stream in enabled if stream.analyse]
+    used += [_privacy(stream.privacy, stream.analyse).model for stream in enabled if stream.privacy]
     direct = dict.fromkeys(name for name in used if name not in root.models and name in BUILTIN_MODELS)
     written = tuple(model_spec(name, section, base) for name, section in root.models.items())
     return written + tuple(ModelSpec(name, builtin=name) for name in direct)
@@ -83,6 +88,7 @@ def stream_spec(name: str, section: StreamSection, base: Path) -> StreamSpec:
         decode=_decode(section.decode),
         reconnect=ReconnectSpec(reconnect.base_delay, reconnect.max_delay, reconnect.max_retries),
         analyse=_analyse(section.analyse) if section.analyse else None,
+        privacy=_privacy(section.privacy, section.analyse) if section.privacy else None,
         publish=_publish(section.publish, base) if section.publish else None,
     )
 
@@ -149,6 +155,13 @@ def _rule(rule: ZoneRule | LineRule | DwellRule) -> RuleSpec:
             )
 
 
+def _privacy(section: PrivacySection, analyse: AnalyseSection | None) -> PrivacySpec:
+    model = finder(section.blur, section.model, analyse.detect.model if analyse else None)
+    if model is None:
+        raise ValueError("no model finds what is private")  # the file was not checked: see ``references``
+    return PrivacySpec(section.blur, model, section.method, section.fps, section.confidence)
+
+
 def _publish(section: PublishSection, base: Path) -> PublishSpec:
     url, *also = (_located(url, base) for url in section.url)
     return PublishSpec(
@@ -162,6 +175,8 @@ def _publish(section: PublishSection, base: Path) -> PublishSpec:
         preset=section.preset,
         bitrate=section.bitrate,
         overlay=section.overlay,
+        tracks=section.tracks,
+        time=section.time,
         on_signal_loss=section.on_signal_loss,
     )
 

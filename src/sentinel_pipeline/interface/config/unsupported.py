@@ -34,7 +34,6 @@ _STREAM = ("streams", "*")
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported((*_STREAM, "analyse", "modules"), bool, "user modules", "remove it"),
-    Unsupported((*_STREAM, "privacy"), lambda value: value is not None, "privacy blur", "remove it"),
     Unsupported(
         (*_STREAM, "decode", "hwaccel"),
         _one_of("auto", "cuda", "vaapi", "qsv"),

@@ -1,0 +1,112 @@
+"""Finds what has to be made unrecognisable; fails closed: what nobody has looked at is hidden as a whole."""
+
+from __future__ import annotations
+
+from threading import Thread
+from zlib import crc32
+
+import numpy as np
+import structlog
+
+from sentinel_pipeline.application.pipeline.mailbox import Mailbox
+from sentinel_pipeline.application.ports import Detector
+from sentinel_pipeline.application.stream.health import StreamHealth
+from sentinel_pipeline.domain.detections import Detections
+from sentinel_pipeline.domain.errors import ModelError
+from sentinel_pipeline.domain.frame import Frame
+from sentinel_pipeline.domain.overlay import Hidden
+from sentinel_pipeline.domain.privacy import Looks
+from sentinel_pipeline.domain.redact import redact
+from sentinel_pipeline.domain.sampling import Sampler
+from sentinel_pipeline.domain.streams import PrivacySpec, TrackSpec
+from sentinel_pipeline.domain.tracking import Tracker
+
+log = structlog.get_logger(__name__)
+
+
+class Privacy:
+    """Looks for the classes to hide, in a thread of its own, whatever the analysis does. Newest frame first.
+
+    ``offer`` is called by the capture thread, ``hidden`` by the publishing thread.
+    """
+
+    _HOLD = 1.0  # seconds for which an object that the model does not find again is still hidden
+
+    def __init__(self, stream_id: str, spec: PrivacySpec, detector: Detector, health: StreamHealth) -> None:
+        self._id, self._spec, self._detector, self._health = stream_id, spec, detector, health
+        self._wanted = np.array([label in spec.classes for label in detector.labels], bool)
+        self._inbox: Mailbox[Frame] = Mailbox(1)
+        self._sampler = Sampler(spec.fps, phase=crc32(stream_id.encode()) / 2**32)
+        self._tracker = Tracker(TrackSpec(lost_after=self._HOLD))
+        self._looks = Looks(longest=3 / spec.fps, kept=4 * spec.delay)
+        self._failure = ""
+        self._dropped = 0
+        self._thread = Thread(target=self._run, name=f"privacy:{stream_id}")
+
+    def start(self) -> None:
+        """Begin looking."""
+        self._thread.start()
+
+    def offer(self, frame: Frame) -> None:
+        """Take a frame when its turn has come; never blocks."""
+        if self._sampler.wants(frame.pts):
+            self._inbox.put(frame)
+
+    def hidden(self, frame: Frame) -> Hidden:
+        """Return what to hide in ``frame``: everything, unless it is known to lie elsewhere."""
+        regions = self._looks.regions(frame.pts, frame.size)
+        return Hidden(self._spec.method, regions or (), everything=regions is None)
+
+    def close(self) -> None:
+        """Tell the thread to end; ``join`` waits for it."""
+        self._inbox.close()
+
+    def join(self, timeout: float) -> bool:
+        """Return whether the thread has ended within ``timeout`` seconds."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._inbox.closed:
+            frame = self._inbox.get()
+            self._count_drops()
+            if frame is not None:
+                self._look_at(frame)
+
+    def _count_drops(self) -> None:
+        dropped = self._inbox.dropped
+        if dropped != self._dropped:
+            self._health.drop("privacy_busy", dropped - self._dropped)
+            self._dropped = dropped
+
+    def _look_at(self, frame: Frame) -> None:
+        try:
+            self._find(frame)
+            self._say("")
+        except ModelError as exc:  # also ``ModelBusy``: no look, so that the pictures around it are hidden as a whole
+            self._health.drop("privacy")
+            self._say(str(exc))
+        except Exception as exc:  # noqa: BLE001 - outermost loop of a thread: one frame must not end the looking
+            self._health.drop("privacy")
+            self._say(f"internal error: {redact(repr(exc))}", traceback=True)
+
+    def _find(self, frame: Frame) -> None:
+        spec = self._spec
+        expires_at = frame.received_at + spec.max_age
+        found, _ = self._detector.detect(frame, confidence=spec.confidence, iou=spec.iou, expires_at=expires_at)
+        keep = self._wanted[found.class_id]
+        private = Detections(found.xyxy[keep], found.score[keep], found.class_id[keep])
+        self._tracker.update(private, self._detector.labels, frame.pts)
+        boxes = {t.track_id: t.at(frame.pts) for t in self._tracker.present(self._HOLD) if t.track_id is not None}
+        self._looks.add(frame.pts, frame.size, boxes)
+
+    def _say(self, why: str, *, traceback: bool = False) -> None:
+        """Log a change of what is wrong, not every frame of it."""
+        if why == self._failure:
+            return
+        self._failure = why
+        if why:
+            log.warning("the whole picture is hidden", stream=self._id, problem=why, exc_info=traceback)
+        else:
+            log.info("only what is private is hidden again", stream=self._id)
