@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import cameras, cpu, program, report
@@ -21,6 +22,7 @@ from benchmarks.figures import Figure, Target
 from benchmarks.material import FULL_HD, Clip
 from sentinel_pipeline.infrastructure.inference.builtin import find_builtin
 
+INT8 = "nanodet-g-416-int8"
 FOLDER = Path(__file__).parent / "rivals"
 OURS = "sentinel"
 
@@ -83,7 +85,9 @@ def measure(options: argparse.Namespace) -> int:
             results.note(f"{name}: not installed here, left out")
     moving, still = (Clip(*FULL_HD.size, seconds=length, still=still) for still in (False, True))
     compared = Comparison(results, options.pairs, seconds)
-    compared.run("published", moving, {OURS: Ours(2.0)}, [r for r in rivals if r.publishes], publish=True)
+    publishing = [rival for rival in rivals if rival.publishes]
+    compared.run("published", moving, {OURS: Ours(2.0)}, publishing, publish=True)
+    compared.run("published, INT8", moving, {OURS: Ours(2.0)}, publishing, publish=True, model=INT8)
     compared.run("events only", moving, {OURS: Ours(1.1)}, rivals)
     gated = {
         f"{OURS}, motion gate": Ours(2.5, motion=True),
@@ -103,14 +107,21 @@ class Comparison:
         self._results, self._pairs, self._seconds = results, pairs, seconds
 
     def run(
-        self, what: str, clip: Clip, ours: Mapping[str, Ours], rivals: Sequence[Rival], *, publish: bool = False
+        self,
+        what: str,
+        clip: Clip,
+        ours: Mapping[str, Ours],
+        rivals: Sequence[Rival],
+        *,
+        publish: bool = False,
+        model: str = MODEL,
     ) -> None:
-        """Add the figures of one kind of footage and work."""
+        """Add the figures of one kind of footage and work, all with the built-in model ``model``."""
         with cameras.relay() as relay, cameras.cameras(relay, clip.path(), 1) as (source,):
             url = relay.url("out") if publish else None
             runners: dict[str, Callable[[], Run]] = {
-                **{name: _our_runner(mine, source, url, self._seconds) for name, mine in ours.items()},
-                **{rival.name: _runner(rival, clip.fps, source, url, self._seconds) for rival in rivals},
+                **{name: partial(_ours, mine, model, source, url, self._seconds) for name, mine in ours.items()},
+                **{r.name: partial(_theirs, r, model, clip.fps, source, url, self._seconds) for r in rivals},
             }
             runs: dict[str, list[Run]] = {name: [] for name in runners}
             for _ in range(self._pairs):
@@ -130,16 +141,12 @@ class Comparison:
             self._results.add(Figure(f"  analysed by {name}", "/s", tuple(run.analysed for run in done)))
 
 
-def _our_runner(mine: Ours, source: str, url: str | None, seconds: float) -> Callable[[], Run]:
-    return lambda: _ours(mine, source, url, seconds)
-
-
-def _ours(mine: Ours, source: str, url: str | None, seconds: float) -> Run:
+def _ours(mine: Ours, model: str, source: str, url: str | None, seconds: float) -> Run:
     asked = program.analyse(ANALYSED_FPS, motion=mine.motion)
     stream = {"source": source, "decode": {"skip": mine.skip}, "analyse": asked}
     if url is not None:
         stream["publish"] = {"url": url, "fps": 25, "bitrate": "4M"}
-    with program.program(program.configuration({"camera": stream})) as running:
+    with program.program(program.configuration({"camera": stream}, builtin=model)) as running:
         running.until_running()
         if mine.motion:
             settle(running, idle=mine.skip == "idle")
@@ -147,13 +154,9 @@ def _ours(mine: Ours, source: str, url: str | None, seconds: float) -> Run:
     return Run(1000 * window.cpu_s / window.seconds, window.count("camera", "frames_analysed") / window.seconds)
 
 
-def _runner(rival: Rival, fps: int, source: str, url: str | None, seconds: float) -> Callable[[], Run]:
-    return lambda: _theirs(rival, fps, source, url, seconds)
-
-
-def _theirs(rival: Rival, fps: int, source: str, url: str | None, seconds: float) -> Run:
-    model = str(find_builtin(MODEL).path)
-    command = [rival.python, str(FOLDER / rival.script), model, str(fps), str(ANALYSED_FPS), source]
+def _theirs(rival: Rival, model: str, fps: int, source: str, url: str | None, seconds: float) -> Run:
+    path = str(find_builtin(model).path)
+    command = [rival.python, str(FOLDER / rival.script), path, str(fps), str(ANALYSED_FPS), source]
     environment = {**os.environ, "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_transport;tcp"}
     process = subprocess.Popen(
         [*command, url] if url else command,

@@ -5,12 +5,13 @@ outbox → emitter (one delivery per sink) → models → streams → API
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from threading import Event as Flag
 from typing import Any
 
 import structlog
@@ -30,8 +31,9 @@ from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.settings import SinkSpec
 from sentinel_pipeline.domain.streams import PublishSpec, StreamSpec
-from sentinel_pipeline.domain.system_events import Outage, open_outages
+from sentinel_pipeline.domain.system_events import Outage, Part, open_outages, outbox_damaged
 from sentinel_pipeline.domain.timeline import Timeline
+from sentinel_pipeline.infrastructure.allocator import keep_little_memory
 from sentinel_pipeline.infrastructure.inference.detector import ModelDetector, open_detector
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
@@ -45,8 +47,8 @@ from sentinel_pipeline.infrastructure.video.ffmpeg_binary import ffmpeg_version,
 from sentinel_pipeline.infrastructure.video.jpeg import encode_jpeg
 from sentinel_pipeline.infrastructure.video.sources import open_source
 from sentinel_pipeline.interface.api.app import make_app
-from sentinel_pipeline.interface.api.server import ApiServer
-from sentinel_pipeline.interface.config import Config
+from sentinel_pipeline.interface.api.server import ApiServer, bind
+from sentinel_pipeline.interface.config import Config, ConfigProblems, load_config
 from sentinel_pipeline.interface.ending import Ending
 from sentinel_pipeline.interface.live import LiveTable
 from sentinel_pipeline.interface.logs import configure_logging
@@ -65,17 +67,45 @@ class Running:
 
     def __init__(
         self,
+        config: Config,
         manager: StreamManager,
         emitter: EventEmitter,
+        outbox: SqliteOutbox,
         detectors: Mapping[str, ModelDetector],
         started: float,
     ) -> None:
-        self._manager, self._emitter, self._detectors, self._started = manager, emitter, detectors, started
+        self._config, self._has_ffmpeg = config, needs_ffmpeg(config)
+        self._manager, self._emitter, self._outbox = manager, emitter, outbox
+        self._detectors, self._started = detectors, started
         self.api_url = ""
 
     def report(self) -> dict[str, Any]:
         """Return the report of design section 7."""
         return self._report(self._manager.snapshot())
+
+    def reload(self) -> None:
+        """Apply the streams of the configuration's file as it is now: what has changed there, and nothing else.
+
+        A file with faults changes nothing. Other sections need a restart, which is said.
+        """
+        try:
+            new = load_config(self._config.path, os.environ)
+        except SentinelError as exc:
+            faults = [str(fault) for fault in exc.problems] if isinstance(exc, ConfigProblems) else [str(exc)]
+            log.error("the configuration cannot be used: nothing is changed", faults=faults)  # noqa: TRY400 - the user's
+            return
+        if not used_models(new) <= self._detectors.keys() or needs_ffmpeg(new) > self._has_ffmpeg:
+            log.error(
+                "the new streams need a model, or FFmpeg, that is not loaded: nothing is changed", remedy="restart"
+            )
+            return
+        sections = ("models", "sinks", "outbox", "api", "runtime")
+        others = [name for name in sections if getattr(new, name) != getattr(self._config, name)]
+        if others:
+            log.warning("these sections have changed and need a restart", sections=others)
+        self._manager.apply(new.streams)
+        self._config = replace(self._config, streams=new.streams)
+        log.info("the configuration's streams are applied", streams=len(new.streams))
 
     def finish(self) -> dict[str, Any]:
         """Stop the streams, let the sinks take what is pending, and return the last report.
@@ -91,6 +121,7 @@ class Running:
         return make_report(
             streams=streams,
             sinks=self._emitter.snapshot(),
+            outbox=self._outbox.snapshot(),
             models={name: detector.snapshot() for name, detector in self._detectors.items()},
             started=self._started,
         )
@@ -100,7 +131,12 @@ class Running:
 def running(config: Config) -> Iterator[Running]:
     """Build and start everything that ``config`` asks for; leaving takes it down. Raises ``SentinelError``."""
     started = time.monotonic()
+    keep_little_memory()
     ffmpeg = find_ffmpeg(config.runtime.ffmpeg) if needs_ffmpeg(config) else ""
+    try:
+        ensure_place(config.outbox.path)
+    except OutboxError as exc:
+        raise ConfigError(exc.args[0], remedy=exc.remedy) from exc
     with ExitStack() as stack:
         outbox = stack.enter_context(
             SqliteOutbox(
@@ -114,29 +150,37 @@ def running(config: Config) -> Iterator[Running]:
         transports = {spec.id: make_transport(spec, commands) for spec in config.sinks}
         settings = {spec.id: delivery_settings(spec) for spec in config.sinks}
         emitter = stack.enter_context(EventEmitter(outbox, transports, settings))
-        streams_down, sinks_down = left_open(config.outbox.path)
-        events = stack.enter_context(
-            SystemEvents(emitter.emit, emitter.conditions, streams_down=streams_down, sinks_down=sinks_down)
-        )
+        streams_down, parts_down = left_open(config.outbox.path)
+        events = stack.enter_context(SystemEvents(emitter.emit, streams_down=streams_down, parts_down=parts_down))
+        events.watch(emitter.conditions)
+        outbox.on_replaced(lambda r: events.tell(outbox_damaged(r.reason, str(r.aside or ""), r.rescued, r.at)))
         detectors = {
             spec.id: stack.enter_context(open_detector(spec))
             for spec in config.models
             if spec.id in used_models(config)
         }
         audiences = stack.enter_context(AudienceWatch())
-        manager = stack.enter_context(StreamManager(worker_factory(detectors, events, audiences, ffmpeg)))
+        snapshots = any("snapshot" in spec.allow_commands for spec in config.sinks)
+        manager = stack.enter_context(StreamManager(worker_factory(detectors, events, audiences, ffmpeg, snapshots)))
         commands.open(manager)
-        program = Running(manager, emitter, detectors, started)
+        events.watch(lambda: {Part("model", name): detector.condition() for name, detector in detectors.items()})
+        events.watch(manager.publishers)
+        program = Running(config, manager, emitter, outbox, detectors, started)
         app = make_app(program.report, config.api.token)
-        program.api_url = stack.enter_context(ApiServer(app, config.api.host, config.api.port)).url
-        manager.apply(config.streams)
+        listener = stack.enter_context(bind(config.api.host, config.api.port))
+        manager.apply(config.streams)  # before the first question is answered
+        program.api_url = stack.enter_context(ApiServer(app, listener)).url
         yield program
 
 
 def worker_factory(
-    detectors: Mapping[str, ModelDetector], events: SystemEvents, audiences: AudienceWatch, ffmpeg: str
+    detectors: Mapping[str, ModelDetector],
+    events: SystemEvents,
+    audiences: AudienceWatch,
+    ffmpeg: str,
+    snapshots: bool,
 ) -> Callable[[StreamSpec], StreamWorker]:
-    """Return what makes the worker of a stream."""
+    """Return what makes the worker of a stream. ``snapshots``: somebody may ask for its newest picture."""
 
     def pipeline(spec: StreamSpec, health: StreamHealth) -> Pipeline:
         def sink(publish: PublishSpec) -> FrameSink:
@@ -145,9 +189,10 @@ def worker_factory(
             return encoded
 
         detector = detectors[spec.analyse.detect.model] if spec.analyse else None
+        private = detectors[spec.privacy.model] if spec.privacy else None
         own = events.stream(spec.id)
         audience = audiences.follow(spec.publish.watch) if spec.publish and spec.publish.watch else None
-        return Pipeline(spec, detector, sink, own.emit, health, own, audience)
+        return Pipeline(spec, detector, sink, own.emit, health, own, audience, keep_newest=snapshots, private=private)
 
     def worker(spec: StreamSpec) -> StreamWorker:
         timeline = Timeline()  # stream time goes on across the connections of a stream
@@ -160,6 +205,7 @@ def worker_factory(
                 idle=lambda: health.idle,
                 on_packet=health.received.tick,
                 ffmpeg=ffmpeg,
+                prompt=spec.publish is not None,
             )
 
         return StreamWorker(spec, open_source=source, make_pipeline=pipeline)
@@ -167,8 +213,8 @@ def worker_factory(
     return worker
 
 
-def left_open(outbox: Path) -> tuple[dict[str, Outage], dict[str, Outage]]:
-    """Return what was down when the program last ended, streams and sinks: so that their ends are told, once."""
+def left_open(outbox: Path) -> tuple[dict[str, Outage], dict[Part, Outage]]:
+    """Return what was down when the program last ended, streams and other parts: so that their ends are told, once."""
     try:
         newest = [Event.from_wire(stored.body) for stored in OutboxReader(outbox).list(RECENT_EVENTS)]
     except (OutboxError, ValueError) as exc:
@@ -211,9 +257,9 @@ def make_mqtt_sink(spec: SinkSpec) -> EventTransport:
 def delivery_settings(spec: SinkSpec) -> DeliverySettings:
     """Return how a sink is served; the loop's own time limit must not cut off what the sink's ``timeout`` allows.
 
-    One send is up to three attempts to connect, send and hear the answer, each with that timeout, and waits between.
+    One send connects, greets, sends and hears the answer, each with that timeout.
     """
-    return DeliverySettings(spec.max_events, spec.max_wait, send_timeout=max(120.0, 9 * spec.timeout + 10.0))
+    return DeliverySettings(spec.max_events, spec.max_wait, send_timeout=max(120.0, 4 * spec.timeout + 10.0))
 
 
 def needs_ffmpeg(config: Config) -> bool:
@@ -223,7 +269,7 @@ def needs_ffmpeg(config: Config) -> bool:
 
 def used_models(config: Config) -> frozenset[str]:
     """Return the ids of the models that a stream asks for: the others are not loaded."""
-    return frozenset(stream.analyse.detect.model for stream in config.streams if stream.analyse)
+    return frozenset(model for stream in config.streams for model in stream.models)
 
 
 def preflight(config: Config) -> Sequence[tuple[str, SentinelError]]:
@@ -251,8 +297,11 @@ def preflight(config: Config) -> Sequence[tuple[str, SentinelError]]:
 
 
 def run(config: Config, *, duration: float | None = None, report: Path | None = None) -> int:
-    """Run ``config`` until SIGTERM, SIGINT or the end of ``duration`` seconds; return the exit code."""
-    with Ending() as ending:
+    """Run ``config`` until SIGTERM, SIGINT or the end of ``duration`` seconds; return the exit code.
+
+    At SIGHUP the configuration's file is read again.
+    """
+    with Ending(reloads=True) as ending:
         return run_until(ending, config, duration=duration, report=report)
 
 
@@ -270,7 +319,7 @@ def run_until(
         ensure_writable(report)
     with running(config) as program:
         log.info("running", streams=len(config.streams), sinks=len(config.sinks), api=program.api_url)
-        watch(program, ending.asked, duration, notes)
+        watch(program, ending, duration, notes)
         ending.begin()
         final = program.finish()
         if report is not None:
@@ -279,22 +328,27 @@ def run_until(
     return 0
 
 
-def watch(program: Running, stop: Flag, duration: float | None, notes: Sequence[str]) -> None:
+def watch(program: Running, ending: Ending, duration: float | None, notes: Sequence[str]) -> None:
     """Wait for the end; meanwhile show the live table on a terminal, a JSON line every ten seconds otherwise."""
     until = time.monotonic() + duration if duration is not None else float("inf")
 
     def wait(seconds: float) -> bool:
-        stop.wait(max(0.0, min(seconds, until - time.monotonic())))
-        return stop.is_set() or time.monotonic() >= until
+        if ending.heard(max(0.0, min(seconds, until - time.monotonic()))):
+            program.reload()
+        return ending.asked.is_set() or time.monotonic() >= until
 
     if sys.stdout.isatty():
-        with LiveTable(Console(), program.report, notes) as table:
-            while not wait(0.5):
+        try:
+            with LiveTable(Console(), program.report, notes) as table:
+                while not wait(0.5):
+                    table.refresh()
                 table.refresh()
-            table.refresh()
-    else:
-        import orjson
+        except OSError:
+            log.warning("the terminal is gone; the program goes on")
+        else:
+            return
+    import orjson
 
-        outlet = Outlet(sys.stdout.fileno(), 1.0)
-        while not wait(10.0):
-            outlet.write(orjson.dumps(program.report()).decode())
+    outlet = Outlet(1, 1.0)
+    while not wait(10.0):
+        outlet.write(orjson.dumps(program.report()).decode())

@@ -62,6 +62,25 @@ def test_cli_shows_and_replays_as_json(config: Path) -> None:
     assert sentinel("events", "dead", "--json", "--config", config).returncode == 0
 
 
+def test_cli_resends_dead_letters(config: Path) -> None:
+    """``--dead`` queues what a sink has refused, for that sink, and takes it out of the dead letters."""
+    with SqliteOutbox(config.parent / "outbox.db") as outbox:
+        outbox.register(["vms", "other"])
+        refused = outbox.next_batch("vms", 10)
+        assert refused is not None
+        outbox.park(refused, "400: no")
+    none = sentinel("events", "replay", "--dead", "--sink", "other", "--config", config)
+    assert json.loads(none.stdout) == {"replayed": 0}
+    again = sentinel("events", "replay", "--dead", "--sink", "vms", "--config", config)
+    assert json.loads(again.stdout) == {"replayed": 1}
+    assert sentinel("events", "dead", "--config", config).stdout == ""
+    with SqliteOutbox(config.parent / "outbox.db") as outbox:
+        batch = outbox.next_batch("vms", 10)
+        assert batch is not None
+        assert [json.loads(body)["event_id"] for body in batch.bodies] == ["one"]
+        assert outbox.backlog("other").pending == 0
+
+
 def test_cli_filters_by_stage_in_any_case(config: Path) -> None:
     """A stage that there is may be written small; one that there is not is refused instead of finding nothing."""
     found = sentinel("events", "list", "--stage", "detected", "--config", config)
@@ -79,6 +98,8 @@ def test_cli_filters_by_stage_in_any_case(config: Path) -> None:
         (("events", "show", "\udcff"), 1, "has no event"),
         (("events", "replay", "\udcff", "one"), 1, "has no event"),
         (("events", "replay", "one", "--sink", "nobody"), 1, "name one of: vms"),
+        (("events", "replay"), 2, "or --dead"),
+        (("events", "replay", "--dead", "one"), 2, "not both"),
         (("run", "{config}", "--report", "/nowhere/r.json"), 2, "the report cannot be written"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else None,
@@ -91,6 +112,27 @@ def test_cli_says_what_is_wrong(config: Path, arguments: tuple[str, ...], code: 
     done = sentinel(*filled, env={"CAMERA_PASSWORD_OF_THIS_TEST": "s3cret-pw"})
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert not any(bad in done.stdout + done.stderr for bad in ("Traceback", "s3cret-pw"))
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_cli_refuses_a_file_of_another_kind_as_outbox(config: Path, command: str) -> None:
+    """A slip that names the configuration itself as outbox: exit code 2, path and remedy, the file untouched."""
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "version": 1,
+                "streams": {"a": {"source": "test:64x64@5"}},
+                "outbox": {"path": config.name},
+                "api": {"listen": "127.0.0.1:0"},
+            }
+        )
+    )
+    before = config.read_bytes()
+    done = sentinel(command, config)
+    assert (done.returncode, config.read_bytes()) == (2, before)
+    assert f"{config} is a file of another kind, not an outbox" in done.stderr
+    assert "name another file as outbox path" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

@@ -303,7 +303,7 @@ def test_program_says_what_keeps_it_from_starting(tmp_path: Path) -> None:
 
     (tmp_path / "file").touch()
     code, said = complaint(broken(tmp_path, outbox={"path": str(tmp_path / "file" / "outbox.db")}))
-    assert (code, "outbox" in said, "remedy" in said) == (1, True, True)
+    assert (code, "outbox" in said, "remedy" in said) == (2, True, True)
 
     path = broken(tmp_path)
     code = sentinel("run", path, "--report", tmp_path / "nowhere" / "r.json").returncode

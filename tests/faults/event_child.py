@@ -26,7 +26,7 @@ def main(path: str, http: str, websocket: str, life: str, events: int) -> None:
     """Emit ``events`` events, deliver until killed, or until all is delivered when ``events`` is 0."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     transports = {
-        "http": HttpSink(http, timeout=1.0, max_retries=1, headers={"X-Life": life}),
+        "http": HttpSink(http, timeout=1.0),
         "live": WebSocketSink(websocket, reconnect_interval=0.05, ack_timeout=1.0, hello_wait=0.3, healthy_after=0.1),
     }
     speaking = threading.Lock()

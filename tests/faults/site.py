@@ -104,6 +104,12 @@ class Site:
         before = self.events(name)
         wait_until(lambda: self.events(name) >= before + count, timeout, f"{count} more events of {name}")
 
+    def told(self, kind: str, timeout: float) -> list[dict[str, Any]]:
+        """Wait until the receiver has events of a type, and return them."""
+        return list(
+            wait_until(lambda: [event for event in list(self.vms.stored) if event["type"] == kind], timeout, kind)
+        )
+
     def left(self, name: str, timeout: float = 10.0) -> tuple[dict[str, Any], float]:
         """Wait until a stream is RUNNING no more; return what it says, and how long that took."""
         started = time.monotonic()

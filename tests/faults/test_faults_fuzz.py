@@ -324,7 +324,7 @@ def test_random_bytes_of_a_receiver(notebook: Notebook) -> None:
 
     async def send_all(port: int) -> None:
         nonlocal longest
-        sink = HttpSink(f"http://127.0.0.1:{port}/events", timeout=0.5, max_retries=1)
+        sink = HttpSink(f"http://127.0.0.1:{port}/events", timeout=0.5)
         await sink.open()
         try:
             for number in range(count):

@@ -68,8 +68,7 @@ def test_a_model_in_trouble(trouble: Trouble, tmp_path: Path, clips: Clips, note
         assert noticed < 2.0
         pictures_flow(it)
         assert it.stream("bad")["dropped_by"]["model"] > 3
-        if trouble != "slow":  # who shares a model shares the wait for it
-            it.more_events("good")
+        it.more_events("good")  # also while the model is slow over the other camera's pictures
         it.relay.faults("bad").resume()
         started = time.monotonic()
         it.program.until(lambda s: s["models"]["lab"]["state"] == "ready", 10, "the model is ready")
@@ -99,6 +98,8 @@ def test_a_model_that_never_comes_back(tmp_path: Path, clips: Clips, notebook: N
         it.relay.faults("bad").resume()
         pictures_flow(it)
         assert it.program.status()["models"]["lab"]["state"] == "stalled"  # type: ignore[index]
+        (down,) = it.told("SYSTEM_MODEL_DOWN", 15)
+        assert (down["details"]["model"], "under way for" in down["details"]["reason"]) == ("lab", True)
         ended = it.end()
     notebook.fault(
         "model", f"the model {WORDS['hang']}", seen=f"model stalled: {reason}", noticed_s=noticed, ended_s=ended

@@ -103,8 +103,13 @@ def test_an_ffmpeg_that_is_deleted(tmp_path: Path, clips: Clips, notebook: Noteb
         it.program.until(lambda s: "not found" in s["streams"]["bad"]["publish"]["reason"], 15, "FFmpeg is missed")
         reason = it.stream("bad")["publish"]["reason"]
         analysis_goes_on(it)
+        (down,) = it.told("SYSTEM_PUBLISHER_DOWN", 15)
+        assert (down["stream_id"], "not found" in down["details"]["reason"]) == ("bad", True)
+        assert down["details"]["publisher"].endswith("/bad-out")
         binary.symlink_to(real)
         recovered = published_again(it)
+        (up,) = it.told("SYSTEM_PUBLISHER_UP", 5)
+        assert up["details"]["incident_id"] == down["details"]["incident_id"]
         binary.unlink()
         ended = it.end()
     notebook.fault(

@@ -15,11 +15,11 @@ import pytest
 
 from faults.clips import Clips
 from faults.notebook import Notebook
-from faults.site import Site, assert_in_order, assert_nothing_lost, end_well, site
+from faults.site import Site, assert_in_order, assert_nothing_lost, end_well, kill, site
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 from sentinel_pipeline.lab.receivers import HttpReceiver
 from support.peers import free_port
-from support.program import wait_until
+from support.program import running, wait_until
 from support.receivers import Arrival, FaultyHttpServer, Reply, self_signed
 
 pytestmark = [pytest.mark.ffmpeg]
@@ -128,6 +128,7 @@ def test_a_receiver_that_misbehaves(what: str, tmp_path: Path, clips: Clips, not
         started = time.monotonic()
         said = sink_state(it, state, words)
         noticed = time.monotonic() - started
+        assert noticed < 3 * TIMEOUT + 1.0, "the first failed try is told, not the third"
         for _ in range(3):
             it.more_events("good", 3)  # at the sink `other`, meanwhile
         recovered = None
@@ -150,6 +151,33 @@ def test_a_receiver_that_misbehaves(what: str, tmp_path: Path, clips: Clips, not
     notebook.fault(
         "receiver", f"HTTP: {what}", seen=f"sink {said['state']}: {said['reason']}", noticed_s=noticed,
         recovered_s=recovered, ended_s=ended,
+    )  # fmt: skip
+
+
+def test_a_retry_after_that_outlives_the_program(tmp_path: Path, clips: Clips, notebook: Notebook) -> None:
+    """Killed and started again while a receiver wants to be left alone: no request before its time, and nothing lost.
+
+    pain 46: the receiver's wish is lost with the process.
+    """
+    patience = 6.0
+    with Moody() as vms, FaultyHttpServer() as other, vms_site(tmp_path, clips, vms.url, other) as it:
+        vms.wait_for(lambda server: len(server.stored) > 1, 10)
+        vms.mood = lambda: Reply(503, {"Retry-After": str(int(patience))})
+        said = sink_state(it, "retrying", "503")
+        asked = vms.requests[-1].at
+        since = len(vms.requests)
+        kill(it.program)
+        vms.mood = None
+        with running(it.settings, tmp_path / "again") as again:
+            again.until(lambda s: "left alone" in s["sinks"]["vms"]["reason"], 5, "the sink says what it waits for")
+            again.until(lambda s: s["sinks"]["vms"]["state"] == "up", 15, "the sink is up")
+            ended = end_well(again, it.outbox)
+        assert vms.requests[since].at - asked >= patience - 0.05
+        assert_nothing_lost(it.outbox, list(vms.stored), "vms")
+        assert_keys(vms.requests)
+    notebook.fault(
+        "receiver", "HTTP: the program is killed (-9) while it keeps a Retry-After", ended_s=ended,
+        seen=f"sink {said['state']}: {said['reason']}; the next life waits for the rest",
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ FAULTS: dict[str, tuple[Session, bool]] = {
     "never reads": (Session(hello=True, reads=False), True),
     "sends a frame of 4 MB": (Session(hello=True, ack=True, first=("x" * 4_000_000,)), True),
     "sends garbage": (Session(hello=True, ack=True, first=(b"\x00\xff" * 50, "{", "[]", "null", '{"type": 7}')), False),
+    "talks without end": (Session(hello=True, ack=True, first=('{"type": "chatter"}',) * 30_000), False),
     "refuses the handshake (503)": (Session(status=503), True),
     "refuses the handshake (429, Retry-After: 2)": (Session(status=429, headers={"Retry-After": "2"}), True),
     "refuses our credentials (401)": (Session(status=401), True),
@@ -33,7 +34,7 @@ FAULTS: dict[str, tuple[Session, bool]] = {
 
 LONG = {  # the same classes of trouble are met by quicker tests elsewhere
     "accepts and drops the line", "takes batches and never acknowledges what it promised to", "sends a frame of 4 MB",
-    "refuses the handshake (503)", "refuses our credentials (401)",
+    "talks without end", "refuses the handshake (503)", "refuses our credentials (401)",
 }  # fmt: skip
 CHOSEN = [pytest.param(what, marks=[pytest.mark.laboratory] if what in LONG else []) for what in FAULTS]
 

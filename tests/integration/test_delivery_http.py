@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.transport.http_client import HttpTransport
 from sentinel_pipeline.infrastructure.transport.http_sink import HttpSink
+from support.program import sentinel, wait_until
 from support.receivers import Arrival, FaultyHttpServer, Reply
 
 QUICK = DeliverySettings(max_events=20, max_wait=0.01, base_delay=0.05, max_delay=0.2)
@@ -33,7 +35,7 @@ path, url, name = sys.argv[1:]
 outbox = SqliteOutbox(path)
 outbox.open()
 settings = DeliverySettings(max_events=20, max_wait=0.01, base_delay=0.05, max_delay=0.2)
-emitter = EventEmitter(outbox, {"vms": HttpSink(url, timeout=2, max_retries=1)}, {"vms": settings})
+emitter = EventEmitter(outbox, {"vms": HttpSink(url, timeout=2)}, {"vms": settings})
 emitter.start()
 speaking = threading.Lock()
 
@@ -84,7 +86,7 @@ def test_delivery_loses_nothing_while_both_ends_fail(tmp_path: Path) -> None:
             accepted += [line.decode().strip() for line in lines if line.endswith(b"\n")]
         with (
             SqliteOutbox(path) as outbox,
-            EventEmitter(outbox, {"vms": HttpSink(server.url, retry_base=0.05)}, {"vms": QUICK}) as emitter,
+            EventEmitter(outbox, {"vms": HttpSink(server.url)}, {"vms": QUICK}) as emitter,
         ):
             assert emitter.flush(20)
             assert emitter.snapshot()["vms"]["dead"] == 0
@@ -110,7 +112,7 @@ def test_delivery_outlives_an_outage_and_a_restart(tmp_path: Path) -> None:
     """The receiver fails, the program ends and starts again, the receiver recovers: one key, one delivery, in order."""
     with FaultyHttpServer(then=Reply(503)) as server:
         with SqliteOutbox(tmp_path / "outbox.db") as outbox:
-            sinks = {"vms": HttpSink(server.url, max_retries=1)}
+            sinks = {"vms": HttpSink(server.url)}
             with EventEmitter(outbox, sinks, {"vms": QUICK}) as emitter:
                 emitter.emit([event(number) for number in range(5)])
                 server.wait_for(lambda seen: len(seen.requests) >= 3)
@@ -129,8 +131,22 @@ def test_delivery_outlives_an_outage_and_a_restart(tmp_path: Path) -> None:
         assert {len(bodies) for bodies in bodies_by_key(server.requests).values()} == {1}
 
 
+def test_delivery_tells_of_the_first_failed_try() -> None:
+    """A sink is ``retrying``, with the reason, after one request: nothing is tried again behind its back."""
+    with (
+        FaultyHttpServer(then=Reply(503, {"Retry-After": "2"})) as server,
+        EventEmitter(transports={"vms": HttpSink(server.url)}, settings={"vms": QUICK}) as emitter,
+    ):
+        emitter.emit(event(1))
+        server.wait_for(lambda seen: seen.requests)
+        wait_until(lambda: emitter.snapshot()["vms"]["state"] == "retrying", 1.5, "the sink says that it retries")
+        report = emitter.snapshot()["vms"]
+        assert (report["circuit"], "503" in report["reason"]) == ("open", True)
+        assert len(server.requests) == 1
+
+
 def test_delivery_takes_up_what_the_operator_replays(tmp_path: Path) -> None:
-    """Dead letters that another process replays are delivered by the running program within seconds."""
+    """Dead letters that ``sentinel events replay --dead`` queues are delivered by the running program in seconds."""
     from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 
     path = tmp_path / "outbox.db"
@@ -142,10 +158,10 @@ def test_delivery_takes_up_what_the_operator_replays(tmp_path: Path) -> None:
         emitter.emit(event(1))
         assert emitter.flush(10)
         assert emitter.snapshot()["vms"]["dead"] == 1
-        code = "import sys; from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader as R; "
-        code += "print(R(sys.argv[1]).replay_dead())"
-        told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True, timeout=20)
-        assert told.stdout.strip() == b"1"
+        config = tmp_path / "sentinel.yaml"
+        config.write_text(f"version: 1\nstreams: {{a: {{source: 'test:64x64@5'}}}}\noutbox: {{path: '{path}'}}\n")
+        told = sentinel("events", "replay", "--dead", "--sink", "vms", "--json", "--config", config)
+        assert (told.returncode, json.loads(told.stdout)) == (0, {"replayed": 1}), told.stderr
         server.wait_for(lambda seen: len(seen.stored) == 1, timeout=8)
         assert emitter.flush(10)
         assert OutboxReader(path).dead() == []

@@ -39,10 +39,16 @@ with Ending(within=20.0) as ending:
     print("ready", flush=True)
     ending.asked.wait()
 """
+RELOADS = """
+with Ending(reloads=True) as ending:
+    print("ready", flush=True)
+    while not ending.asked.is_set():
+        print(ending.heard(5.0), flush=True)
+"""
 LEAVES_NOTHING = """
 import os, signal, threading
 def state():
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP), signal.set_wakeup_fd(-1)
     return handlers, os.listdir("/proc/self/fd"), threading.enumerate()
 print("ready", flush=True)
 before = state()
@@ -70,6 +76,7 @@ def start(script: str) -> subprocess.Popen[str]:
         pytest.param(THREAD_HANGS, [signal.SIGTERM], 0, id="a thread never ends"),
         pytest.param(THREAD_HANGS, [signal.SIGTERM, signal.SIGTERM], 0, id="a second SIGTERM changes nothing"),
         pytest.param(FAILS_AND_HANGS, [], 1, id="an error, and a thread never ends"),
+        pytest.param(THREAD_HANGS, [signal.SIGHUP], 0, id="the terminal is closed"),
         pytest.param(THREAD_ENDS_LATE, [signal.SIGINT], 0, id="a thread ends a little later"),
     ],
 )
@@ -90,8 +97,24 @@ def test_ending_is_in_time(script: str, signals: list[signal.Signals], code: int
     assert ("left behind" in said) == (code != 130 and script is not THREAD_ENDS_LATE)
 
 
+def test_ending_takes_sighup_for_a_wish_to_reload() -> None:
+    """Where it is asked for, each SIGHUP is told once and ends nothing; SIGTERM ends as ever."""
+    process = start(RELOADS)
+    assert process.stdout is not None
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "True\n"
+    process.send_signal(signal.SIGTERM)
+    said, failure = process.communicate(timeout=10)
+    assert (process.returncode, failure) == (0, "")
+    assert "True" not in said
+
+
 def test_ending_leaves_the_process_as_it_was() -> None:
     """After the block the process has the signal handlers, descriptors and threads that it had before it."""
-    process = start(LEAVES_NOTHING)
-    said, failure = process.communicate(timeout=10)
+    with start(LEAVES_NOTHING) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = process.stdout.read()  # not ``communicate``: it misses what came together with "ready"
+        failure = process.stderr.read()
     assert (process.returncode, said, failure) == (0, "the same\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 import json
 import socket
@@ -33,6 +34,8 @@ BASE = 0.02  # seconds before the second attempt, here
 EVENTS = [Event("INTRUSION", EventStage.DETECTED, "gate", "rule", 1_732_406_400.0 + i) for i in range(3)]
 BODIES = [event.encode() for event in EVENTS]
 IDS = [event.event_id for event in EVENTS]
+
+BOMB = gzip.compress(bytes(50_000_000))
 
 Post = Callable[..., None]
 
@@ -413,6 +416,41 @@ def test_sink_sends_a_batch_under_its_key() -> None:
         asyncio.run(work(server))
         (request,) = server.requests
         assert (request.key, request.path) == ("batch-7", "/in?site=4")
+
+
+ODD_BUT_GOOD = {
+    "interim answers": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n",
+    "chunks without an end": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"400\r\n"
+    + b"x" * 1024
+    + b"\r\n"
+    + (b"400\r\n" + b"x" * 1024 + b"\r\n") * 200,
+    "204 with a body": b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
+    "HTTP/1.0 without a length": b"HTTP/1.0 200 OK\r\n\r\nok",
+    "a body that unpacks to 50 MB": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    % len(BOMB)
+    + BOMB,
+}
+BROKEN = {
+    "headers of megabytes": b"HTTP/1.1 200 OK\r\n" + (b"X-A: " + b"y" * 5000 + b"\r\n") * 400,
+    "interim answers without an end": b"HTTP/1.1 102 Processing\r\n\r\n" * 2000,
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde",
+    "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "HTTP/2": b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("what", [*ODD_BUT_GOOD, *BROKEN])
+def test_answers_that_are_odd_or_broken(post: Post, what: str) -> None:
+    """A receiver that says yes in an odd way has the batch; one that says nothing sensible has it again later."""
+    with FaultyHttpServer(then=Reply(raw=(ODD_BUT_GOOD | BROKEN)[what])) as server:
+        if what in ODD_BUT_GOOD:
+            post(server.url, max_retries=1)
+        else:
+            with pytest.raises(DeliveryError, match="is sent again"):
+                post(server.url, max_retries=1, timeout=0.5)
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

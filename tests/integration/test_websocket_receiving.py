@@ -15,6 +15,7 @@ import structlog
 from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.domain.errors import DeliveryError, Rejected
 from sentinel_pipeline.domain.events import Event, EventStage
+from sentinel_pipeline.infrastructure.transport import ws_link
 from sentinel_pipeline.infrastructure.transport.ws_client import ConnectionState, WebSocketEventClient
 from sentinel_pipeline.infrastructure.transport.ws_sink import WebSocketSink
 from sentinel_pipeline.lab.receivers import WebSocketReceiver
@@ -298,6 +299,26 @@ def test_a_sink_that_listens_is_connected_while_idle() -> None:
     with FaultyWebSocketServer(then=ACKS) as server:
         asyncio.run(work())
         assert (len(server.dialled), len(server.batches)) == (2, 1)
+
+
+def test_a_server_that_never_stops_talking_costs_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a burst, at most a thousand messages a second are read, and what has piled up delays no ending."""
+    monkeypatch.setattr(ws_link, "_BURST", 500)
+
+    async def work() -> None:
+        sink = WebSocketSink(server.url, hello_wait=0.05, reconnect_interval=BASE)
+        begun = time.monotonic()
+        await sink._client.ensure_connected()
+        link = sink._client._link
+        assert link is not None
+        await until(lambda: link.ignored >= 800)
+        assert time.monotonic() - begun > 0.25, "300 beyond the burst take 0.3 s"
+        begun = time.monotonic()
+        await sink.close()
+        assert time.monotonic() - begun < 2.0
+
+    with FaultyWebSocketServer(then=Session(first=('{"type":"chatter"}',) * 20_000)) as server:
+        asyncio.run(work())
 
 
 def test_a_sink_that_listens_closes_while_it_cannot_connect() -> None:

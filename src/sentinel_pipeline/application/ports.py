@@ -105,6 +105,7 @@ class Detector(Protocol):
     ) -> tuple[Detections, dict[str, float]]:
         """Return the boxes in source pixels, and milliseconds per step (``wait``, ``infer``).
 
+        Does not hold on to the frame, several megabytes, while the model is waited for.
         expires_at: monotonic seconds after which looking at the frame is no use any more. Raises ``ModelBusy`` when its
         turn has not come by then, else ``ModelError`` (``ModelTimeout`` when the model's own deadline has passed);
         never blocks longer than that.
@@ -190,6 +191,17 @@ class Outbox(Protocol):
 
     def backlog(self, sink: str) -> SinkBacklog:
         """Return what ``sink`` still has to get."""
+        ...
+
+    def defer(self, sink: str, seconds: float) -> None:
+        """Remember that the receiver wants to be left alone for ``seconds`` from now on, or until a batch is settled.
+
+        A durable outbox remembers it across restarts and ``kill -9``.
+        """
+        ...
+
+    def deferred(self, sink: str) -> float:
+        """Return the seconds left of what ``defer`` was told; never more than those."""
         ...
 
     def on_append(self, wake: Callable[[], None]) -> Callable[[], None]:

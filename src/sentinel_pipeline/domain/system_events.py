@@ -1,4 +1,4 @@
-"""Events about the program itself: cameras lost and found, pictures of another size, receivers that take no events.
+"""Events about the program itself: cameras, receivers, outputs and models lost and found, pictures of another size.
 
 They have the wire form of all others, ``module_name`` ``system``, and pass through the same outbox to every sink.
 """
@@ -8,15 +8,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal, TypeVar, get_args
 
 from sentinel_pipeline.domain.events import Event, EventStage, iso, new_event_id
+
+K = TypeVar("K")
 
 SYSTEM = "system"  # module_name of all of them, and stream_id of those that belong to no stream
 STREAM_DOWN = "SYSTEM_STREAM_DOWN"
 STREAM_UP = "SYSTEM_STREAM_UP"
 RESOLUTION_CHANGED = "SYSTEM_RESOLUTION_CHANGED"
-SINK_DOWN = "SYSTEM_SINK_DOWN"
-SINK_UP = "SYSTEM_SINK_UP"
+OUTBOX_DAMAGED = "SYSTEM_OUTBOX_DAMAGED"
+
+Kind = Literal["sink", "publisher", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What can be down beside a camera. ``name``: the sink's or the model's id, the output's redacted URL.
+
+    stream_id: whose output it is; sinks and models belong to no stream.
+    """
+
+    kind: Kind
+    name: str
+    stream_id: str = SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +60,25 @@ def resolution_changed(stream_id: str, old: tuple[int, int], new: tuple[int, int
     return Event(RESOLUTION_CHANGED, EventStage.DETECTED, stream_id, SYSTEM, ts, details=details)
 
 
-def sink_down(sink: str, outage: Outage, ts: float) -> Event:
-    """Return the event of a receiver that takes no events; ``ts``: when that was certain."""
-    return _event(SINK_DOWN, EventStage.DETECTED, SYSTEM, ts, outage, sink=sink)
+def outbox_damaged(reason: str, aside: str, rescued: int, ts: float) -> Event:
+    """Return the event of an outbox that was replaced. ``aside``: where the old file is, if anywhere."""
+    details = {"incident_id": new_event_id(), "reason": reason, "set_aside": aside, "rescued": rescued}
+    return Event(OUTBOX_DAMAGED, EventStage.DETECTED, SYSTEM, SYSTEM, ts, details=details)
 
 
-def sink_up(sink: str, outage: Outage, ts: float) -> Event:
-    """Return the event of a receiver that takes events again."""
-    return _event(SINK_UP, EventStage.CLEARED, SYSTEM, ts, outage, sink=sink, down_s=_lasted(outage, ts))
+def part_down(part: Part, outage: Outage, ts: float) -> Event:
+    """Return the event of a part that does not work, such as ``SYSTEM_SINK_DOWN``; ``ts``: when that was certain."""
+    return _event(_type(part.kind, "DOWN"), EventStage.DETECTED, part.stream_id, ts, outage, **{part.kind: part.name})
+
+
+def part_up(part: Part, outage: Outage, ts: float) -> Event:
+    """Return the event of a part that works again."""
+    named = {part.kind: part.name, "down_s": _lasted(outage, ts)}
+    return _event(_type(part.kind, "UP"), EventStage.CLEARED, part.stream_id, ts, outage, **named)
+
+
+def _type(kind: str, what: Literal["DOWN", "UP"]) -> str:
+    return f"SYSTEM_{kind.upper()}_{what}"
 
 
 def _event(kind: str, stage: EventStage, stream_id: str, ts: float, outage: Outage, **more: object) -> Event:
@@ -63,20 +90,26 @@ def _lasted(outage: Outage, ts: float) -> float:
     return round(max(0.0, ts - outage.since), 3)
 
 
-def open_outages(events: Iterable[Event]) -> tuple[dict[str, Outage], dict[str, Outage]]:
-    """Return what was down when the program ended, streams and sinks by id, from its events, newest first."""
+def open_outages(events: Iterable[Event]) -> tuple[dict[str, Outage], dict[Part, Outage]]:
+    """Return what was down when the program ended, streams by id and other parts, from its events, newest first."""
     streams: dict[str, Outage | None] = {}
-    sinks: dict[str, Outage | None] = {}
+    parts: dict[Part, Outage | None] = {}
     for event in events:
         if event.type in (STREAM_DOWN, STREAM_UP):
-            streams.setdefault(event.stream_id, _outage_of(event, STREAM_DOWN))
-        elif event.type in (SINK_DOWN, SINK_UP):
-            sinks.setdefault(str(event.details.get("sink", "")), _outage_of(event, SINK_DOWN))
-    return _those_open(streams), _those_open(sinks)
+            streams.setdefault(event.stream_id, _outage_of(event))
+        elif event.type in _KINDS:
+            kind = _KINDS[event.type]
+            parts.setdefault(Part(kind, str(event.details.get(kind, "")), event.stream_id), _outage_of(event))
+    return _those_open(streams), _those_open(parts)
 
 
-def _outage_of(event: Event, down: str) -> Outage | None:
-    if event.type != down:
+_KINDS: dict[str, Kind] = {_type(kind, "DOWN"): kind for kind in get_args(Kind)} | {
+    _type(kind, "UP"): kind for kind in get_args(Kind)
+}
+
+
+def _outage_of(event: Event) -> Outage | None:
+    if event.stage is not EventStage.DETECTED:
         return None
     details = event.details
     try:
@@ -86,5 +119,5 @@ def _outage_of(event: Event, down: str) -> Outage | None:
     return Outage(since, str(details.get("reason", "")), str(details.get("incident_id", "")))
 
 
-def _those_open(known: dict[str, Outage | None]) -> dict[str, Outage]:
+def _those_open(known: dict[K, Outage | None]) -> dict[K, Outage]:
     return {name: outage for name, outage in known.items() if outage is not None}

@@ -21,7 +21,7 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Ending:
-    """Sets ``asked`` at SIGTERM or SIGINT, and ends the process ``within`` seconds later if it has not ended by then.
+    """Sets ``asked`` at SIGTERM, SIGINT or SIGHUP, and ends the process ``within`` seconds later if it still runs then.
 
     A library call that never returns (a model, a driver) cannot be interrupted from Python; its thread would keep the
     process alive for ever. By the time it is given up, the outbox has every accepted event on disk, and FFmpeg children
@@ -31,11 +31,15 @@ class Ending:
     main thread between two of its steps: not at all while it is inside a library, such as one that loads a model, and
     with a deadlock where a handler sets the very ``Event`` whose lock the main thread holds.
 
+    reloads: SIGHUP is no wish to end: ``heard`` tells of it.
+
     A context manager for the main thread. ``asked`` and ``begin`` may be used from any thread.
     """
 
-    def __init__(self, within: float = EXIT_WITHIN) -> None:
+    def __init__(self, within: float = EXIT_WITHIN, *, reloads: bool = False) -> None:
         self.asked = threading.Event()
+        self._news = threading.Event()
+        self._reloads, self._reload = reloads, False
         self._within = within
         self._exit_at: float | None = None
         self._code = 0
@@ -49,7 +53,7 @@ class Ending:
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._write_fd, False)
         self._previous_fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._previous[number] = signal.signal(number, _heard)
         self._thread.start()
         return self
@@ -76,6 +80,15 @@ class Ending:
             self._exit_at = time.monotonic() + self._within
             os.write(self._write_fd, bytes([_COUNT_DOWN]))
 
+    def heard(self, seconds: float) -> bool:
+        """Wait ``seconds``, or until a signal comes; return whether it was a SIGHUP that asks for a reload."""
+        self._news.wait(seconds)
+        self._news.clear()
+        if not self._reload:
+            return False
+        self._reload = False  # before the file is read: another SIGHUP from now on means another reading
+        return not self.asked.is_set()
+
     def _listen(self) -> None:
         while not self._done or self._others():
             if select.select([self._read_fd], [], [], self._patience())[0]:
@@ -93,9 +106,13 @@ class Ending:
     def _hear(self, number: int) -> None:
         if number == _MAIN_IS_DONE:
             self._done = True
+        elif number == signal.SIGHUP and self._reloads:
+            self._reload = True
+            self._news.set()
         elif number in self._previous and not self.asked.is_set():
             self.begin()
             self.asked.set()
+            self._news.set()
         elif number == signal.SIGINT:
             os._exit(130)  # the second Ctrl-C: somebody is in a hurry
 

@@ -81,6 +81,8 @@ def sink_table(sinks: Mapping[str, Report]) -> Table:
     table = _table("sink", "state", "delivered>", "pending>", "retried>", "dead>", "oldest pending>")
     for sink_id, sink in sinks.items():
         state = Text(sink["state"], SINK_STYLES.get(sink["state"], ""))
+        if sink["circuit"] != "closed":
+            state.append(f" ({sink['circuit']})", "dim")
         if sink.get("reason"):
             state.append(f"  {sink['reason']}", "dim")
         counts = [str(sink[key]) for key in ("delivered", "pending", "retried", "dead")]

@@ -16,12 +16,15 @@ from sentinel_pipeline.domain.events import iso
 Section = Mapping[str, Mapping[str, Any]]
 
 
-def make_report(*, streams: Section, sinks: Section, models: Section, started: float) -> dict[str, Any]:
+def make_report(
+    *, streams: Section, sinks: Section, models: Section, outbox: Mapping[str, Any], started: float
+) -> dict[str, Any]:
     """Return the report. ``started``: monotonic time at which the program began."""
     return {
         "time": iso(time.time()),
         "streams": dict(streams),
         "sinks": dict(sinks),
+        "outbox": dict(outbox),
         "models": dict(models),
         "process": process_report(started),
     }

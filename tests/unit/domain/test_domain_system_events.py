@@ -5,15 +5,18 @@ from __future__ import annotations
 from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.domain.system_events import (
     Outage,
+    Part,
     open_outages,
+    part_down,
+    part_up,
     resolution_changed,
-    sink_down,
-    sink_up,
     stream_down,
     stream_up,
 )
 
 OUTAGE = Outage(1_732_406_400.25, "no route to host")
+VMS, LIVE = Part("sink", "vms"), Part("sink", "live")
+OUT, PEOPLE = Part("publisher", "rtsp://h/gate", "gate"), Part("model", "people")
 
 
 def test_system_events_of_an_outage_belong_together() -> None:
@@ -38,8 +41,8 @@ def test_system_events_of_an_outage_belong_together() -> None:
 def test_system_events_of_sinks_and_sizes_are_wire_form_1() -> None:
     """A sink's events have the stream system and name the sink; every system event survives the wire."""
     told = [
-        sink_down("vms", OUTAGE, OUTAGE.since + 10),
-        sink_up("vms", OUTAGE, OUTAGE.since + 60),
+        part_down(VMS, OUTAGE, OUTAGE.since + 10),
+        part_up(VMS, OUTAGE, OUTAGE.since + 60),
         resolution_changed("gate", (1920, 1080), (640, 360), OUTAGE.since),
     ]
     assert [Event.from_wire(event.encode()) for event in told] == told
@@ -50,18 +53,21 @@ def test_system_events_of_sinks_and_sizes_are_wire_form_1() -> None:
 
 
 def test_system_events_say_what_was_left_open() -> None:
-    """The newest word on each stream and sink counts; the outage comes back with its incident, start and reason."""
+    """The newest word on each stream and part counts; the outage comes back with its incident, start and reason."""
     newest_first = [
-        sink_up("live", OUTAGE, OUTAGE.since + 60),
+        part_up(LIVE, OUTAGE, OUTAGE.since + 60),
         stream_down("gate", OUTAGE),
-        sink_down("vms", OUTAGE, OUTAGE.since + 10),
+        part_down(VMS, OUTAGE, OUTAGE.since + 10),
+        part_down(OUT, OUTAGE, OUTAGE.since + 10),
+        part_up(PEOPLE, OUTAGE, OUTAGE.since + 10),
+        part_down(PEOPLE, OUTAGE, OUTAGE.since + 5),
         Event("INTRUSION", EventStage.DETECTED, "gate", "zone", 1.0),
         stream_up("gate", Outage(1.0, "old"), 2.0),
         stream_up("yard", Outage(1.0, "old"), 2.0),
-        sink_down("live", OUTAGE, OUTAGE.since + 10),
+        part_down(LIVE, OUTAGE, OUTAGE.since + 10),
         stream_down("yard", Outage(1.0, "old")),
     ]
-    assert open_outages(newest_first) == ({"gate": OUTAGE}, {"vms": OUTAGE})
+    assert open_outages(newest_first) == ({"gate": OUTAGE}, {VMS: OUTAGE, OUT: OUTAGE})
 
 
 def test_system_events_read_back_what_others_wrote() -> None:

@@ -110,6 +110,60 @@ def test_delivery_repeats_under_the_same_key_with_growing_waits() -> None:
     assert (bench.delivery.state, bench.delivery.reason, bench.delivery.retried) == (SinkState.UP, "", 9)
 
 
+def test_delivery_s_circuit_opens_and_tries_once_before_it_closes() -> None:
+    """Closed while all is well; open while the receiver is left alone; half-open for one try; closed by a delivery."""
+    seen: list[tuple[str, str]] = []
+
+    class Receiver(MemoryTransport):
+        async def send(self, batch: Batch) -> None:
+            seen.append(("send", str(bench.delivery.circuit)))
+            await super().send(batch)
+
+    bench = Bench(
+        transport=Receiver([None, DeliveryError("503"), Unauthorised("401"), None]), settings=DeliverySettings(1, 0.0)
+    )
+    sleep = bench._sleep
+
+    async def sleeping(seconds: float) -> None:
+        seen.append(("wait", str(bench.delivery.circuit)))
+        await sleep(seconds)
+
+    bench.delivery._sleep = sleeping
+    bench.outbox.append(events(2))
+    bench.run(bench.drained)
+    assert seen == [
+        ("send", "closed"),
+        ("send", "closed"),
+        ("wait", "open"),
+        ("send", "half-open"),
+        ("wait", "open"),
+        ("send", "half-open"),
+    ]
+    assert str(bench.delivery.circuit) == "closed"
+    gone = Bench([SinkGone("410")])
+    gone.outbox.append(events(1))
+    gone.run(lambda: False)
+    assert str(gone.delivery.circuit) == "open"
+
+
+def test_delivery_keeps_retry_after_in_its_next_life() -> None:
+    """What the receiver asked for outlives the process: the next one waits for the rest before its first request."""
+    outbox = MemoryOutbox()
+    first = Bench([DeliveryError("503", retry_after_s=60.0)], outbox=outbox)
+    outbox.append(events(1))
+    first.last_sleep = 1
+    first.run(lambda: len(first.slept) == 1)
+    second = Bench(outbox=outbox)
+    second.run(second.drained)
+    assert 59.0 < second.slept[0] <= 60.0
+    assert second.seen[0][0] is SinkState.RETRYING
+    assert "left alone" in second.seen[0][1]
+    third = Bench(outbox=outbox)
+    outbox.append(events(1))
+    third.run(third.drained)
+    assert third.slept == []
+
+
 def test_delivery_waits_start_over_after_a_success() -> None:
     """The next failure after a delivery waits the shortest time again."""
     bench = Bench([DeliveryError("1"), DeliveryError("2"), None, DeliveryError("3")], settings=DeliverySettings(1, 0.0))

@@ -6,13 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sentinel_pipeline.application.event.delivery_policy import SinkState
-from sentinel_pipeline.application.event.sink_outages import SinkCondition
+from sentinel_pipeline.application.event.outages import Condition, Doing
 from sentinel_pipeline.application.event.stream_events import StreamEvents
 from sentinel_pipeline.application.event.system_events import MOST, SystemEvents
 from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event, EventStage
-from sentinel_pipeline.domain.system_events import Outage
+from sentinel_pipeline.domain.system_events import Outage, Part, outbox_damaged
 
 
 class Store:
@@ -132,13 +131,27 @@ def test_system_events_are_bounded_and_their_callers_never_wait() -> None:
     assert stored[-1].ts == 3.0 * MOST
 
 
-def test_system_events_tell_of_a_sink_that_was_paused() -> None:
-    """The thread looks at the sinks by itself."""
+def test_system_events_tell_of_a_part_that_is_down() -> None:
+    """The thread looks at all that it was given to watch by itself."""
     store = Store()
-    condition = SinkCondition(SinkState.PAUSED, "401", 0)
-    with SystemEvents(store.emit, lambda: {"vms": condition}):
-        store.wait(lambda: store.types == ["SINK_DOWN"])
+    vms, people = Part("sink", "vms"), Part("model", "people")
+    with SystemEvents(store.emit) as system:
+        system.watch(lambda: {vms: Condition(Doing.DOWN, "401", 0)})
+        system.watch(lambda: {people: Condition(Doing.DOWN, "stuck", 0)})
+        store.wait(lambda: store.types == ["SINK_DOWN", "MODEL_DOWN"])
     assert store.events[0].details["sink"] == "vms"
+    assert store.events[1].details["model"] == "people"
+
+
+def test_system_events_tell_what_others_have_noticed() -> None:
+    """A replaced outbox is told once, in the wire form of all events, with where the old file is."""
+    store = Store()
+    with SystemEvents(store.emit) as system:
+        system.tell(outbox_damaged("var/outbox.db was damaged", "var/outbox.db.corrupt-1", 7, 5.0))
+        store.wait(lambda: store.types == ["OUTBOX_DAMAGED"])
+    event = Event.from_wire(store.events[0].encode())
+    assert (event.stream_id, event.module_name, event.stage) == ("system", "system", EventStage.DETECTED)
+    assert (event.details["set_aside"], event.details["rescued"]) == ("var/outbox.db.corrupt-1", 7)
 
 
 def test_system_events_go_on_with_an_outage_of_an_earlier_life() -> None:

@@ -63,6 +63,7 @@ def test_retry_after_travels_with_the_error(status: int) -> None:
         ("120", 120.0),
         (" 7 ", 7.0),
         ("1.5", 1.5),
+        ("2, 30", 30.0),  # two headers, as httpx joins them: nobody must be asked too early
         ("-5", 0.0),
         ("999999999999", 86_400.0),
         ("9" * 5000, 86_400.0),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
 from sentinel_pipeline.application.event.delivery_policy import (
+    DOING,
     BatchSize,
+    Circuit,
     Decision,
     SinkState,
     Verdict,
@@ -18,6 +21,7 @@ from sentinel_pipeline.application.event.delivery_policy import (
     explain,
     explain_defect,
 )
+from sentinel_pipeline.application.event.outages import Condition
 from sentinel_pipeline.application.event.tally import Tally
 from sentinel_pipeline.application.ports import Batch, EventTransport, Outbox
 from sentinel_pipeline.domain.backoff import Retry
@@ -39,7 +43,7 @@ class DeliverySettings:
     max_events, max_wait: a batch goes out when it is full, or this long after its first event was noticed.
     base_delay, max_delay: waits between tries while the receiver fails.
     paused_delay, paused_max_delay: the same while it refuses our credentials.
-    send_timeout: longest one ``send`` may take, retries inside the transport included; beyond it the try has failed.
+    send_timeout: longest one ``send`` may take; beyond it the try has failed.
     """
 
     max_events: int = 100
@@ -54,8 +58,8 @@ class DeliverySettings:
 class Delivery:
     """Delivers the events of one sink, in order, at least once; the next batch only after the last one is settled.
 
-    ``run`` lives in one event loop; the counters and ``state`` may be read from any thread. ``progress()`` is called
-    after each batch that is settled. ``sleep`` waits between tries.
+    ``run`` lives in one event loop; the counters, ``state`` and ``circuit`` may be read from any thread.
+    ``progress()`` is called after each batch that is settled. ``sleep`` waits between tries.
 
     delivered: events; retried: tries that failed and were, or will be, repeated.
     """
@@ -72,6 +76,7 @@ class Delivery:
     ) -> None:
         self.sink = sink
         self.state = SinkState.IDLE
+        self.circuit = Circuit.CLOSED
         self.reason = ""
         self.delivered = 0
         self.retried = 0
@@ -91,11 +96,16 @@ class Delivery:
     def __repr__(self) -> str:
         return f"<Delivery to {self.sink!r}, {self.state}, delivered {self.delivered}>"
 
+    def condition(self) -> Condition:
+        """Return how the sink is doing, for whoever tells of outages."""
+        return Condition(DOING[self.state], self.reason, self.delivered)
+
     async def run(self) -> None:
         """Deliver until cancelled, or until the receiver asks never to be called again. Closes the transport."""
         wake = asyncio.Event()
         forget = self._outbox.on_append(_waker(asyncio.get_running_loop(), wake))
         try:
+            await self._be_patient()
             await self._open()
             while self.state is not SinkState.STOPPED:
                 await self._due(wake)
@@ -108,6 +118,15 @@ class Delivery:
             forget()
             self._parked.flush(now=True)
             await self._close()
+
+    async def _be_patient(self) -> None:
+        """Wait as long as the receiver asked an earlier life of the program to leave it alone."""
+        left = await self._stored(lambda: self._outbox.deferred(self.sink))
+        if left > 0:
+            self._move(
+                SinkState.RETRYING, f"before the restart the receiver asked to be left alone: {left:.0f} s are left"
+            )
+            await self._leave_alone(left)
 
     async def _open(self) -> None:
         while self.state is not SinkState.STOPPED:
@@ -151,6 +170,7 @@ class Delivery:
         self.delivered += len(batch.bodies)
         self._size.delivered()
         self._start_over()
+        self.circuit = Circuit.CLOSED
         self._move(SinkState.UP, "")
         self._progress()
 
@@ -190,13 +210,22 @@ class Delivery:
     async def _wait(self, decision: Decision) -> None:
         """Take the state that the failure means, and wait: never less than the receiver asked for."""
         if decision.verdict is Verdict.STOP:
+            self.circuit = Circuit.OPEN
             self._move(SinkState.STOPPED, decision.reason)
             return
         paused = decision.verdict is Verdict.PAUSE
         self.retried += self._in_hand
         self._move(SinkState.PAUSED if paused else SinkState.RETRYING, decision.reason)
+        if decision.not_before_s > 0:
+            with suppress(OutboxError):  # this life keeps it in any case
+                self._outbox.defer(self.sink, decision.not_before_s)
         delay = (self._slow_retries if paused else self._retries).failed(0.0)
-        await self._sleep(max(delay or 0.0, decision.not_before_s))
+        await self._leave_alone(max(delay or 0.0, decision.not_before_s))
+
+    async def _leave_alone(self, seconds: float) -> None:
+        self.circuit = Circuit.OPEN
+        await self._sleep(seconds)
+        self.circuit = Circuit.HALF_OPEN
 
     async def _stored(self, operation: Callable[[], T]) -> T:
         """Do ``operation`` on the outbox until the disk lets it, so that what was delivered is not sent again."""

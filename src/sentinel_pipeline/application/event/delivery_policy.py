@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sentinel_pipeline.application.event.outages import Doing
 from sentinel_pipeline.domain.errors import (
     DeliveryError,
     PayloadTooLarge,
@@ -28,6 +29,23 @@ class SinkState(StrEnum):
     RETRYING = "retrying"  # the last one failed and will be repeated
     PAUSED = "paused"  # the receiver refuses our credentials: everything is kept, tried again slowly
     STOPPED = "stopped"  # the receiver asked never to be called again: everything is kept until a restart
+
+
+class Circuit(StrEnum):
+    """Whether a sink's receiver is called."""
+
+    CLOSED = "closed"  # whenever there is something to deliver
+    OPEN = "open"  # not now: after a failure, until the wait is over; of a stopped sink never
+    HALF_OPEN = "half-open"  # once, to see whether it works again
+
+
+DOING = {
+    SinkState.IDLE: Doing.NOTHING,
+    SinkState.UP: Doing.WELL,
+    SinkState.RETRYING: Doing.FAILING,
+    SinkState.PAUSED: Doing.DOWN,
+    SinkState.STOPPED: Doing.DOWN,
+}
 
 
 class Verdict(StrEnum):

@@ -1,4 +1,4 @@
-"""Brings events about cameras and receivers into the outbox, in a thread of its own: nothing waits for it."""
+"""Brings events about the program itself into the outbox, in a thread of its own: nothing waits for it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from types import TracebackType
 
 import structlog
 
-from sentinel_pipeline.application.event.sink_outages import SinkCondition, SinkOutages
+from sentinel_pipeline.application.event.outages import Condition, Outages
 from sentinel_pipeline.application.event.stream_events import Emit, Posted, StreamEvents
 from sentinel_pipeline.application.event.tally import Tally
 from sentinel_pipeline.domain.errors import OutboxError
+from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.domain.redact import redact
-from sentinel_pipeline.domain.system_events import SYSTEM, Outage
+from sentinel_pipeline.domain.system_events import Outage, Part
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 1.0  # between two looks at the sinks
+Look = Callable[[], Mapping[Part, Condition]]
+
+LOOK_S = 1.0  # between two looks at the parts
 POLL_S = 0.05  # between two looks at an analysis that has to finish its last picture
 PATIENCE_S = 5.0  # that it gets for it: a model that hangs must not hide that the camera is lost
 AGAIN_S = 1.0  # after which a refused event is offered again
@@ -32,7 +35,7 @@ class SystemEvents:
     """Takes system events from any thread at once and stores them soon, in order per stream.
 
     emit: stores events, may block and raise ``OutboxError``; what it refuses is kept and offered again.
-    sinks: how the sinks are doing. streams_down, sinks_down: outages that an earlier life of the program left open.
+    streams_down, parts_down: outages that an earlier life of the program left open.
 
     A context manager; ``close`` stores what still waits, if the outbox takes it.
     """
@@ -40,14 +43,14 @@ class SystemEvents:
     def __init__(
         self,
         emit: Emit,
-        sinks: Callable[[], Mapping[str, SinkCondition]] = dict,
         *,
         streams_down: Mapping[str, Outage] | None = None,
-        sinks_down: Mapping[str, Outage] | None = None,
+        parts_down: Mapping[Part, Outage] | None = None,
     ) -> None:
-        self._emit, self._sinks = emit, sinks
+        self._emit = emit
+        self._looks: tuple[Look, ...] = ()
         self._streams_down = dict(streams_down or {})
-        self._outages = SinkOutages(sinks_down)
+        self._outages = Outages(parts_down)
         self._streams: dict[str, StreamEvents] = {}
         self._lock = Lock()
         self._waiting: deque[tuple[float, Posted]] = deque(maxlen=MOST)
@@ -71,6 +74,14 @@ class SystemEvents:
             self._thread.join(CLOSE_S)
             if self._thread.is_alive():
                 log.warning("the outbox does not answer: system events may be lost")
+
+    def tell(self, event: Event) -> None:
+        """Store an event soon; does not block."""
+        self._post(Posted(event, self.stream(event.stream_id), lambda: True))
+
+    def watch(self, look: Look) -> None:
+        """Ask ``look`` once a second how some parts are doing, and tell what goes down and comes back."""
+        self._looks = (*self._looks, look)
 
     def stream(self, stream_id: str) -> StreamEvents:
         """Return what the events of a stream go through: the same for the same id."""
@@ -96,7 +107,7 @@ class SystemEvents:
             try:
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + LOOK_S
-                    self._look_at_sinks()
+                    self._look_at_parts()
                 self._store_settled(all_of_them=False)
             except Exception as exc:  # outermost loop of a thread: told, and the next event is another try
                 log.exception("internal error in system events", error=redact(repr(exc)))
@@ -110,10 +121,10 @@ class SystemEvents:
             return AGAIN_S
         return POLL_S if waits else LOOK_S
 
-    def _look_at_sinks(self) -> None:
-        system = self.stream(SYSTEM)
-        for event in self._outages.step(self._sinks(), time.monotonic(), time.time()):
-            self._post(Posted(event, system, lambda: True))
+    def _look_at_parts(self) -> None:
+        for look in self._looks:
+            for event in self._outages.step(look(), time.monotonic(), time.time()):
+                self.tell(event)
 
     def _store_settled(self, *, all_of_them: bool) -> None:
         """Store what is ready; an event that is not holds up those behind it of the same stream only."""

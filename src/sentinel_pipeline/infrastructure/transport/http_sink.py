@@ -11,7 +11,10 @@ from sentinel_pipeline.infrastructure.transport.tls import Verify
 
 
 class HttpSink:
-    """Implements ``EventTransport``: one batch, one POST to ``url`` exactly as given. See ``HttpEventClient``."""
+    """Implements ``EventTransport``: one batch, one POST to ``url`` exactly as given. See ``HttpEventClient``.
+
+    One attempt per ``send``: the delivery loop repeats it, and so its state tells of the first failure at once.
+    """
 
     def __init__(
         self,
@@ -22,19 +25,9 @@ class HttpSink:
         verify: Verify = True,
         proxy: str | None = None,
         format: Format = "json",
-        max_retries: int = 3,
-        retry_base: float = 0.5,
     ) -> None:
         self._client = HttpEventClient(
-            url,
-            "",
-            timeout,
-            max_retries,
-            headers,
-            verify=verify,
-            proxy=proxy,
-            format=format,
-            retry_base=retry_base,
+            url, "", timeout, max_retries=1, headers=headers, verify=verify, proxy=proxy, format=format
         )
 
     def __repr__(self) -> str:

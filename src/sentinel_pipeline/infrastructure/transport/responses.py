@@ -62,8 +62,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     harm, else with ``now`` (Unix seconds).
     """
     value = headers.get("retry-after", "").strip()
-    if _SECONDS.fullmatch(value):
-        seconds = float(value)
+    asked = [each.strip() for each in value.split(",")]  # two such headers, of a proxy and of what is behind it
+    if all(_SECONDS.fullmatch(each) for each in asked):
+        seconds = max(map(float, asked))
     else:
         at = _unix(value)
         if at is None:

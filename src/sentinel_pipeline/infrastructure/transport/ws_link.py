@@ -20,6 +20,11 @@ from sentinel_pipeline.infrastructure.transport.ws_messages import Ack, Hello, e
 
 log = structlog.get_logger(__name__)
 
+# A server that never stops talking must not cost a core: beyond a burst, messages that acknowledge nothing are read no
+# more often than this, and TCP holds up the rest.
+_BURST = 20_000
+_PER_SECOND = 1000
+
 OnMessage = Callable[[dict[str, Any]], None]
 
 
@@ -39,6 +44,8 @@ class Link:
         self._delivering = asyncio.Lock()
         self._missing: set[str] = set()
         self._acknowledged = asyncio.Event()
+        self._given_up = False
+        self._chatter = _Chatter()
         self._closed: ConnectionClosed | None = None
         self._lived: float | None = None
         self.acks = False
@@ -111,6 +118,7 @@ class Link:
             await self._abort()
 
     async def _abort(self) -> None:
+        self._given_up = True  # what has been received already is read without a pause
         self._socket.transport.abort()
         await asyncio.wait({self.ended})
 
@@ -137,8 +145,11 @@ class Link:
     async def _receive(self) -> None:
         try:
             while True:
+                missing = len(self._missing)
                 self._take(await self._socket.recv(decode=False))
                 self._greeted.set()
+                if len(self._missing) == missing and self._chatter.add(time.monotonic()) and not self._given_up:
+                    await asyncio.sleep(1 / _PER_SECOND)
         except ConnectionClosed as exc:
             self._closed = exc
         finally:
@@ -172,6 +183,19 @@ class Link:
         self.ignored += 1
         if self.ignored == 1:
             log.warning("messages from the server are ignored", receiver=self._host, first=why)
+
+
+class _Chatter:
+    """Counts messages as a bucket that leaks."""
+
+    def __init__(self) -> None:
+        self._level, self._at = 0.0, 0.0
+
+    def add(self, now: float) -> bool:
+        """Count one; return whether it is too much."""
+        self._level = max(0.0, self._level - (now - self._at) * _PER_SECOND) + 1
+        self._at = now
+        return self._level > _BURST
 
 
 async def open_link(

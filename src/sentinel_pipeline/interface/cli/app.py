@@ -195,13 +195,19 @@ def _events(program: Program) -> typer.Typer:
 
     @events.command()
     def replay(
-        event_ids: list[str],
+        event_ids: Annotated[list[str] | None, typer.Argument(metavar="[EVENT_ID]...")] = None,
         config: ConfigOption = None,
         sink: Annotated[str | None, typer.Option(help="To this sink only.")] = None,
+        dead: Annotated[
+            bool, typer.Option("--dead", help="All dead letters, each to the sink that refused it.")
+        ] = False,
         json: JsonOption = False,
     ) -> None:
-        """Send events again, under the ids that they have."""
-        count = _archive(program, config).replay(event_ids, sink=sink)
+        """Send events again, under the ids that they have; with --dead those that a sink has refused."""
+        if bool(event_ids) == dead:
+            raise typer.BadParameter("name the events to send again, or --dead for all dead letters, not both")
+        archive = _archive(program, config)
+        count = archive.replay_dead(sink=sink) if dead else archive.replay(event_ids or [], sink=sink)
         if machine(json):
             emit({"replayed": count})
         else:
