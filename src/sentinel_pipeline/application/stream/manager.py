@@ -49,8 +49,11 @@ class StreamManager:
         with self._changing:
             with self._lock:
                 stop, start = plan({key: worker.spec for key, worker in self._workers.items()}, wanted)
-                leaving = [self._workers.pop(key) for key in sorted(stop)] if not self._stopped else []
+                leaving = [self._workers[key] for key in sorted(stop)] if not self._stopped else []
             self._end(leaving)
+            with self._lock:
+                for key in stop - start if not self._stopped else ():  # what is replaced is there until then
+                    del self._workers[key]
             for key in sorted(start):
                 self._begin(wanted[key])
 
