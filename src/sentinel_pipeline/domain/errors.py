@@ -12,7 +12,8 @@ SentinelError                      one sentence; ``remedy`` says what to do abou
 │   └── ModelTimeout               an inference did not come back in time
 ├── CommandRefused                 a server asked for something that cannot be done
 ├── OutboxError                    events cannot be stored durably
-│   └── OutboxFull                 the configured bound is reached and the policy is ``refuse``
+│   ├── OutboxFull                 the configured bound is reached and the policy is ``refuse``
+│   └── EventUnfit                 JSON cannot carry the event: no later try will store it
 └── TransportError                 one attempt to deliver a batch failed
     ├── DeliveryError              resend later, under the same idempotency key
     ├── PayloadTooLarge            resend in smaller batches (413)
@@ -94,19 +95,24 @@ class OutboxFull(OutboxError):
     """The outbox has reached its bound and its policy is to refuse."""
 
 
+class EventUnfit(OutboxError):
+    """The event cannot be written as JSON, and never will be."""
+
+
 class TransportError(SentinelError):
-    """One attempt to deliver a batch failed; the subclass says what happens to the batch."""
+    """One attempt to deliver a batch failed; the subclass says what happens to the batch.
 
-
-class DeliveryError(TransportError):
-    """The batch may be sent again under the same idempotency key.
-
-    ``retry_after_s``: seconds that the receiver asked for (``Retry-After``, RFC 9110 section 10.2.3), or None.
+    ``retry_after_s``: seconds that the receiver asked for (``Retry-After``, RFC 9110 section 10.2.3), or None. Before
+    they are over nothing is sent to it, whatever happens to the batch.
     """
 
     def __init__(self, message: str, *, remedy: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.retry_after_s = retry_after_s
+
+
+class DeliveryError(TransportError):
+    """The batch may be sent again under the same idempotency key."""
 
 
 class PayloadTooLarge(TransportError):

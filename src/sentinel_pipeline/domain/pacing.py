@@ -20,6 +20,7 @@ class Pacer:
     """
 
     _FOLLOW = 0.05  # share of each deviation by which the grid, and the mean delay, moves
+    _LEARN = 0.002  # share of each deviation that counts as the camera's clock being slow or fast
     _JITTER = 0.25  # seconds; a larger deviation is a stall or a jump of the camera's clock
     _FORGET = 0.99  # share of the patience for pictures held up that is left a picture later
     _BEHIND = 1.0  # seconds; further behind than that (a suspended machine) slots are skipped, not filled
@@ -29,6 +30,7 @@ class Pacer:
         self._start: float | None = None
         self._shift = 0.0  # of the grid, in intervals, within half an interval
         self._delay: float | None = None  # mean of arrival less stream time, in seconds
+        self._drift = 0.0  # by which it grows from picture to picture
         self._patience = 0.0  # intervals for which a slot is kept for a picture that is held up
         self._next = 0
         self.skipped = 0
@@ -40,7 +42,11 @@ class Pacer:
         """
         if self._start is None:
             self._start = now
-        place = (self._without_jitter(now, pts) - self._start) * self._fps - self._shift
+        steady = self._without_jitter(now, pts)
+        place = (steady - self._start) * self._fps - self._shift
+        if floor(place + 0.5) < self._next and now - steady > 1 / self._fps and pts is not None:
+            self._delay = now - pts  # stream time says that it is overdue, again: it is stream time that is slow
+            place = (now - self._start) * self._fps - self._shift
         slot = floor(place + 0.5)
         self._shift = min(max(self._shift + self._FOLLOW * (place - slot), -0.5), 0.5)
         return self._take(slot)
@@ -63,9 +69,10 @@ class Pacer:
             return now
         late = 0.0 if self._delay is None else now - pts - self._delay
         if self._delay is None or abs(late) > self._JITTER:
-            self._delay = now - pts
+            self._delay, self._drift = now - pts, 0.0
             return now
-        self._delay += self._FOLLOW * late
+        self._drift += self._LEARN * late
+        self._delay += self._drift + self._FOLLOW * late
         self._patience = max(self._FORGET * self._patience, min(1.0, late * self._fps))
         return min(now, pts + self._delay)
 

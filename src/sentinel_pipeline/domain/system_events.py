@@ -6,7 +6,7 @@ They have the wire form of all others, ``module_name`` ``system``, and pass thro
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeVar, get_args
 
@@ -19,6 +19,7 @@ STREAM_DOWN = "SYSTEM_STREAM_DOWN"
 STREAM_UP = "SYSTEM_STREAM_UP"
 RESOLUTION_CHANGED = "SYSTEM_RESOLUTION_CHANGED"
 OUTBOX_DAMAGED = "SYSTEM_OUTBOX_DAMAGED"
+NOT_CONFIGURED = "no longer configured"  # the reason of an UP that closes the outage of what was taken out
 
 Kind = Literal["sink", "publisher", "model"]
 
@@ -43,6 +44,11 @@ class Outage:
     reason: str
     incident_id: str = field(default_factory=new_event_id)
 
+    @property
+    def moot(self) -> Outage:
+        """The same outage as its second event tells it when nobody asks any more whether it is over."""
+        return replace(self, reason=NOT_CONFIGURED)
+
 
 def stream_down(stream_id: str, outage: Outage) -> Event:
     """Return the event of a camera that was lost, or was not there at the first try."""
@@ -62,8 +68,8 @@ def resolution_changed(stream_id: str, old: tuple[int, int], new: tuple[int, int
 
 def outbox_damaged(reason: str, aside: str, rescued: int, ts: float) -> Event:
     """Return the event of an outbox that was replaced. ``aside``: where the old file is, if anywhere."""
-    details = {"incident_id": new_event_id(), "reason": reason, "set_aside": aside, "rescued": rescued}
-    return Event(OUTBOX_DAMAGED, EventStage.DETECTED, SYSTEM, SYSTEM, ts, details=details)
+    details: dict[str, object] = {"incident_id": new_event_id(), "reason": reason, "set_aside": aside, "rescued": rescued}
+    return Event(OUTBOX_DAMAGED, EventStage.DETECTED, SYSTEM, SYSTEM, ts, details=_writable(details))
 
 
 def part_down(part: Part, outage: Outage, ts: float) -> Event:
@@ -83,7 +89,15 @@ def _type(kind: str, what: Literal["DOWN", "UP"]) -> str:
 
 def _event(kind: str, stage: EventStage, stream_id: str, ts: float, outage: Outage, **more: object) -> Event:
     details = {"incident_id": outage.incident_id, "reason": outage.reason, "since": iso(outage.since), **more}
-    return Event(kind, stage, stream_id, SYSTEM, ts, details=details)
+    return Event(kind, stage, stream_id, SYSTEM, ts, details=_writable(details))
+
+
+def _writable(details: dict[str, object]) -> dict[str, object]:
+    """Return details that UTF-8 can carry: Python reads bytes of a path that are none as lone surrogates (PEP 383)."""
+    return {
+        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in details.items()
+    }
 
 
 def _lasted(outage: Outage, ts: float) -> float:
@@ -91,10 +105,17 @@ def _lasted(outage: Outage, ts: float) -> float:
 
 
 def open_outages(events: Iterable[Event]) -> tuple[dict[str, Outage], dict[Part, Outage]]:
-    """Return what was down when the program ended, streams by id and other parts, from its events, newest first."""
+    """Return what was down when the program ended, streams by id and other parts, from its events, newest first.
+
+    Of several copies of an event the oldest counts: the others are an operator's replays, which say nothing new.
+    """
     streams: dict[str, Outage | None] = {}
     parts: dict[Part, Outage | None] = {}
+    first_told: dict[str, Event] = {}
     for event in events:
+        first_told.pop(event.event_id, None)  # to the place of the older copy
+        first_told[event.event_id] = event
+    for event in first_told.values():
         if event.type in (STREAM_DOWN, STREAM_UP):
             streams.setdefault(event.stream_id, _outage_of(event))
         elif event.type in _KINDS:

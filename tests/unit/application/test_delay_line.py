@@ -64,8 +64,10 @@ def test_delay_line_hands_out_nothing_after_close() -> None:
 
 
 def test_delay_line_is_bounded() -> None:
-    """A camera that sends more than the line holds loses the oldest frames, counted."""
-    line = DelayLine(0.5)
+    """Of a camera that sends more than the line holds the newest are refused, counted; the oldest still come out."""
+    line, past = DelayLine(0.5), time.monotonic() - 1.0
     for i in range(100):
-        line.put(_frame(i, time.monotonic()))
+        line.put(_frame(i, past))
     assert line.dropped == 70
+    got = [frame.sequence for frame in iter(lambda: line.get(0), None)]
+    assert got == list(range(30))

@@ -38,6 +38,22 @@ class Script:
         return Detections(boxes, np.array([0.9, 0.9], np.float32), np.array([0, 1])), {}
 
 
+class Moving:
+    """A detector that sees a face 20 pixels further to the right at each look, until it is gone."""
+
+    labels = ("face",)
+
+    def __init__(self) -> None:
+        self.looks, self.gone = 0, False
+
+    def detect(self, _: Frame, **__: float) -> tuple[Detections, dict[str, float]]:
+        x = 100.0 + 20 * self.looks
+        self.looks += 1
+        if self.gone:
+            return Detections.empty(), {}
+        return Detections(np.array([[x, 50, x + 40, 90]], np.float32), np.array([0.9], np.float32), np.array([0])), {}
+
+
 def _frame(pts: float) -> Frame:
     return Frame(PlanarImage(640, 360), int(pts * 10), pts, pts, time.monotonic())
 
@@ -107,6 +123,26 @@ def test_privacy_holds_without_an_overlay_and_in_snapshots() -> None:
     with pytest.raises(CommandRefused, match="private"):
         _ = pipeline.newest_frame
     assert pipeline._watch.newest is None, "it is not even kept"
+
+
+def test_privacy_refuses_a_class_that_its_model_has_not() -> None:
+    """A slip in a class that nobody could ever find is an error, not a picture in which nothing is hidden."""
+    with pytest.raises(ValueError, match="faces"):
+        Privacy("gate", PrivacySpec(("face", "faces"), "faces"), Script(), StreamHealth("gate"))
+
+
+def test_privacy_hides_who_stops_and_who_goes_on() -> None:
+    """Who is not found again is hidden where it was seen last and on the way that it had."""
+    moving = Moving()
+    privacy = Privacy("gate", PrivacySpec(("face",), "faces"), moving, StreamHealth("gate"))
+    for tenths in (10, 12, 14):
+        privacy._look_at(_frame(tenths / 10))
+    moving.gone = True
+    for tenths in (16, 18):
+        privacy._look_at(_frame(tenths / 10))
+    ((left, _, right, _),) = privacy.hidden(_frame(1.7)).regions
+    assert left < 140.0, "last seen at 140..180"
+    assert right > 200.0, "and then further to the right"
 
 
 def test_privacy_needs_its_detector() -> None:

@@ -52,13 +52,20 @@ def test_pacing_takes_pictures_that_the_network_held_up(share: int) -> None:
 
 
 def test_pacing_survives_a_stream_time_that_jumps() -> None:
-    """Stream time that leaps or stands still makes the pacer go by arrival: the output stays in step."""
+    """Stream time that leaps makes the pacer go by arrival: the output stays in step."""
     pts = [i / 25 + (100.0 if i > 200 else 0.0) for i in range(500)]
-    written = play(Pacer(25), [i / 25 for i in range(500)], 20.0, pts)
-    assert [slot for _, slot in written] == list(range(500))
-    written = play(Pacer(25), [i / 25 for i in range(500)], 20.0, [1.0] * 500)
+    arrivals = [i / 25 for i in range(500)]
+    assert play(Pacer(25), arrivals, 20.0, pts) == [(t, i) for i, t in enumerate(arrivals)]
+
+
+@pytest.mark.parametrize(("stamped", "really"), [(25, 20), (25, 15), (30, 25), (50, 25), (24, 25)])
+def test_pacing_learns_that_a_cameras_clock_is_wrong(stamped: int, really: int) -> None:
+    """A camera that stamps another rate than it has: soon every picture goes out at its arrival, none is dropped."""
+    arrivals = [i / really for i in range(30 * really)]
+    written = play(Pacer(25), arrivals, 30.0, [i / stamped for i in range(len(arrivals))])
     assert [slot for _, slot in written] == list(range(len(written)))
-    assert len(written) == pytest.approx(500, abs=3)
+    at = {t for t, _ in written}
+    assert [t for t in arrivals if t not in at and t > 8.0] == []
 
 
 def test_pacing_does_not_catch_up_after_a_stall() -> None:

@@ -12,8 +12,9 @@ from sentinel_pipeline.domain.frame import Frame
 class DelayLine(Mailbox[Frame]):
     """Hands each frame out ``delay`` seconds after it was received, in order.
 
-    A camera of more than ``_MOST_FPS`` frames per second loses the oldest, counted, as in any full mailbox. After
-    ``close`` nothing is handed out any more: what has not been looked at stays here.
+    Of a camera with more than ``_MOST_FPS`` frames per second some are not taken, counted; the oldest cannot make room
+    as in other mailboxes, because its time would never come. After ``close`` nothing is handed out any more: what has
+    not been looked at stays here.
     """
 
     _MOST_FPS = 60
@@ -21,6 +22,15 @@ class DelayLine(Mailbox[Frame]):
     def __init__(self, delay: float) -> None:
         super().__init__(max(2, math.ceil(delay * self._MOST_FPS)))
         self._delay = delay
+
+    def put(self, item: Frame) -> None:
+        """Take a frame; never blocks. What finds no room, or comes after ``close``, is dropped and counted."""
+        with self._ready:
+            if self._closed or len(self._items) == self._items.maxlen:
+                self._dropped += 1
+                return
+            self._items.append(item)
+            self._ready.notify()
 
     def get(self, timeout: float | None = None) -> Frame | None:
         """Return the oldest frame once its time has come; None when time is up before, or after ``close``."""

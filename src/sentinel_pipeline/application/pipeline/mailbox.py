@@ -28,6 +28,10 @@ class Mailbox(Generic[T]):
         """How many items were pushed out by newer ones."""
         return self._dropped
 
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._items)
+
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""

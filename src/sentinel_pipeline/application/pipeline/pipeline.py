@@ -60,7 +60,7 @@ class Pipeline:
             may_idle = spec.decode.skip == "idle"
             self._analysis = Analysis(spec.id, spec.analyse, detector, emit, health, may_idle=may_idle)
         self._privacy: Privacy | None = None
-        if spec.privacy is not None and private is not None:
+        if spec.privacy is not None and private is not None and spec.publish is not None:
             self._privacy = Privacy(spec.id, spec.privacy, private, health)
         self._publishing: Publishing | None = None
         if spec.publish is not None:
@@ -76,7 +76,7 @@ class Pipeline:
 
         Raises ``CommandRefused`` where pictures are private: nobody has looked at the newest one yet.
         """
-        if self._privacy is not None:
+        if self._spec.privacy is not None:
             raise CommandRefused(f"the pictures of {self._spec.id} are private", remedy="watch what it publishes")
         return self._watch.newest
 

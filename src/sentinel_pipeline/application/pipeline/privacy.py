@@ -15,7 +15,7 @@ from sentinel_pipeline.domain.detections import Detections
 from sentinel_pipeline.domain.errors import ModelError
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.overlay import Hidden
-from sentinel_pipeline.domain.privacy import Looks
+from sentinel_pipeline.domain.privacy import Looks, around
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.sampling import Sampler
 from sentinel_pipeline.domain.streams import PrivacySpec, TrackSpec
@@ -34,11 +34,14 @@ class Privacy:
 
     def __init__(self, stream_id: str, spec: PrivacySpec, detector: Detector, health: StreamHealth) -> None:
         self._id, self._spec, self._detector, self._health = stream_id, spec, detector, health
+        if unknown := set(spec.classes) - set(detector.labels):
+            raise ValueError(f"nobody could find {', '.join(sorted(unknown))}: the model has no such class")
         self._wanted = np.array([label in spec.classes for label in detector.labels], bool)
         self._inbox: Mailbox[Frame] = Mailbox(1)
         self._sampler = Sampler(spec.fps, phase=crc32(stream_id.encode()) / 2**32)
         self._tracker = Tracker(TrackSpec(lost_after=self._HOLD))
-        self._looks = Looks(longest=3 / spec.fps, kept=4 * spec.delay)
+        # Pictures come in steps of their own, so that two looks may lie up to half an interval further apart.
+        self._looks = Looks(longest=1.5 / spec.fps + 0.01, kept=4 * spec.delay)
         self._failure = ""
         self._dropped = 0
         self._thread = Thread(target=self._run, name=f"privacy:{stream_id}")
@@ -98,7 +101,12 @@ class Privacy:
         keep = self._wanted[found.class_id]
         private = Detections(found.xyxy[keep], found.score[keep], found.class_id[keep])
         self._tracker.update(private, self._detector.labels, frame.pts)
-        boxes = {t.track_id: t.at(frame.pts) for t in self._tracker.present(self._HOLD) if t.track_id is not None}
+        # Who is not found again may have gone on or may have stopped.
+        boxes = {
+            track.track_id: around(track.xyxy, track.at(frame.pts))
+            for track in self._tracker.present(self._HOLD)
+            if track.track_id is not None
+        }
         self._looks.add(frame.pts, frame.size, boxes)
 
     def _say(self, why: str, *, traceback: bool = False) -> None:

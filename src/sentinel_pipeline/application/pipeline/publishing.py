@@ -152,7 +152,8 @@ class Publishing:
         return replace(scene, boxes=(), trails=(), notice="NO SIGNAL") if self._signal_lost() else scene
 
     def _signal_lost(self) -> bool:
-        return self._health.state is not StreamState.RUNNING
+        # The pictures that are still held back were taken before.
+        return self._health.state is not StreamState.RUNNING and not len(self._inbox)
 
     def _close_sink(self) -> None:
         earlier, sink = self._progress

@@ -14,7 +14,6 @@ from sentinel_pipeline.infrastructure.video.canvas import BLACK_Y, NEUTRAL_UV, P
 
 CELLS = 6  # squares along the shorter side of a hidden box: fewer than tell one face from another
 _LEAST = 8  # pixels of a square
-_WHOLE = 12  # squares along the shorter side of a hidden picture
 
 
 def conceal(planes: Planes, hidden: Hidden, fit: Fit) -> None:
@@ -26,17 +25,17 @@ def conceal(planes: Planes, hidden: Hidden, fit: Fit) -> None:
     inside = (left, top, left + width, top + height)
     boxes = np.array(hidden.regions, np.float32).reshape(-1, 4)
     if hidden.everything or not np.isfinite(boxes).all():  # what is not a number could be anywhere
-        _hide(planes, inside, _cell(min(width, height) / _WHOLE), hidden.method)
+        _hide(planes, inside, _cell(width, height), hidden.method)  # a face may fill the picture
         return
     corners = np.clip(fit.to_target(boxes), inside[:2] * 2, inside[2:] * 2)
     for x1, y1, x2, y2 in corners.tolist():
-        _hide(planes, (x1, y1, x2, y2), _cell(min(x2 - x1, y2 - y1) / CELLS), hidden.method)
+        _hide(planes, (x1, y1, x2, y2), _cell(x2 - x1, y2 - y1), hidden.method)
 
 
-def _cell(side: float) -> int:
+def _cell(width: float, height: float) -> int:
     """Return the side of a square, a power of two, so that the same squares hide a face while it moves and grows."""
     cell = _LEAST
-    while 1.5 * cell < side:
+    while CELLS * cell < min(width, height):
         cell *= 2
     return cell
 
@@ -58,5 +57,9 @@ def _hide(planes: Planes, box: tuple[float, float, float, float], cell: int, met
 
 def _averaged(part: Pixels, cell: int, back: Any) -> Pixels:
     height, width = part.shape
-    small = cv2.resize(part, (-(-width // cell), -(-height // cell)), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=back), np.uint8)
+    # To whole squares: at the picture's edge stretched ones would move with the box.
+    below, right = -height % cell, -width % cell
+    whole = cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_REPLICATE)
+    small = cv2.resize(whole, ((width + right) // cell, (height + below) // cell), interpolation=cv2.INTER_AREA)
+    again = cv2.resize(small, (width + right, height + below), interpolation=back)
+    return np.asarray(again[:height, :width], np.uint8)

@@ -115,13 +115,13 @@ class PrivacySection(Section):
     """Makes people unrecognisable in every picture that goes out, and hides the whole where nobody has looked."""
 
     blur: HiddenClasses = required("Classes that are hidden, by label, such as face or person.", example="[face]")
-    method: HidingMethod = optional("pixelate", "pixelate: squares. blur: soft. fill: one grey area.")
+    method: HidingMethod = optional("pixelate", "pixelate: squares. blur: soft. fill: black.")
     model: Name | None = optional(
         None,
         "What finds them. Without it centerface, which is built in, finds faces, and `analyse.detect.model` others.",
     )
-    fps: Annotated[float, Quantity(NUMBER, 0.5, 120)] = optional(
-        5, "Pictures looked at per second of stream time. Who appears between two of them is hidden from the first on."
+    fps: Annotated[float, Quantity(NUMBER, 2, 120)] = optional(
+        5, "Pictures looked at per second of stream time. Who comes and goes between two of them is not seen."
     )
     confidence: Share = optional(0.3, "Least confidence of what is hidden. Lower: fewer misses, more hidden in vain.")
 
