@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from sentinel_pipeline.application.pipeline.batching import Dispatcher, Row
+from sentinel_pipeline.application.pipeline.room import REPEATS
 from sentinel_pipeline.application.pipeline.turns import Callers, Gaps
 from sentinel_pipeline.domain.errors import ModelBusy, ModelError, ModelTimeout
 
@@ -343,6 +346,137 @@ def test_a_camera_that_hangs_the_model_is_left_out_and_the_others_go_on() -> Non
         state = dispatcher.snapshot()
         assert (state.state, state.rows) == ("stalled", 6)
         assert "ThreadPoolExecutor" in state.reason, "the thread is named"
+
+
+def test_a_camera_that_hangs_the_model_until_it_raises_is_left_out_as_well() -> None:
+    """A time-out inside the model costs the others as much as a late answer does, and is told as a stall."""
+    over = threading.Event()
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if (batch == 13).any():
+            over.wait(DEADLINE)
+            raise RuntimeError("launch timed out")
+        return double(batch)
+
+    with Dispatcher("m", run, timeout=0.1) as dispatcher, Caller() as good, Caller() as bad:
+        with pytest.raises(ModelTimeout, match="did not answer"):
+            bad(dispatcher.submit, tensor(13)).result(DEADLINE)
+        eventually(lambda: dispatcher.snapshot().state == "stalled")
+        over.set()
+        eventually(lambda: "launch timed out" in dispatcher.snapshot().reason)
+        with pytest.raises(ModelTimeout, match="hangs over pictures of this camera"):
+            bad(dispatcher.submit, tensor(13)).result(DEADLINE)
+        assert good(dispatcher.submit, tensor(2)).result(DEADLINE).outputs["doubled"][0] == 4
+        state = dispatcher.snapshot()
+        assert state.state == "stalled"
+        assert "ThreadPoolExecutor" in state.reason, "the thread is named"
+
+
+def test_a_batch_that_hangs_and_raises_is_not_run_again() -> None:
+    """Its callers have given up: running their pictures one by one would only make the model hang once more."""
+    model, over = GatedModel(), threading.Event()
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = model.run(batch)
+        if len(batch) > 1:
+            over.wait(DEADLINE)
+            raise RuntimeError("launch timed out")
+        return outputs
+
+    with Dispatcher("m", run, timeout=0.3) as dispatcher, Caller() as zero, Caller() as one, Caller() as two:
+        first = zero(dispatcher.submit, tensor(0))
+        assert model.entered.wait(DEADLINE)
+        asked = []
+        for number, caller in enumerate((one, two), start=1):
+            asked.append(caller(dispatcher.submit, tensor(number)))
+            eventually(queued(dispatcher, number))
+        model.gate.set()
+        first.result(DEADLINE)
+        for future in asked:
+            with pytest.raises(ModelTimeout, match="did not answer"):
+                future.result(DEADLINE)
+        eventually(lambda: dispatcher.snapshot().state == "stalled")
+        over.set()
+        eventually(lambda: "launch timed out" in dispatcher.snapshot().reason)
+        assert one(dispatcher.submit, tensor(3)).result(DEADLINE).outputs["doubled"][0] == 6, "it may be innocent"
+    assert model.seen == [[0], [1, 2], [3]]
+
+
+class CrowdedModel:
+    """A model that has room for ``most`` pictures at once, and notes the sizes of the batches it has seen."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.seen: list[int] = []
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        self.seen.append(len(batch))
+        if len(batch) > self.most:
+            raise MemoryError("no room")
+        return double(batch)
+
+
+def ask_together(dispatcher: Dispatcher, callers: list[Callable[..., Future[Row]]]) -> None:
+    """Have one picture of each caller looked at."""
+    for future in [caller(dispatcher.submit, tensor(1)) for caller in callers]:
+        assert future.result(DEADLINE).outputs["doubled"][0] == 2
+
+
+def test_batches_that_fail_though_their_pictures_succeed_become_smaller_and_are_told() -> None:
+    """Nobody is failed, but a permanent double cost ends after a few times and stands in the reason and the log."""
+    model = CrowdedModel(1)
+    with (
+        capture_logs() as logs,
+        Dispatcher("m", model.run, max_size=2, max_wait=DEADLINE, timeout=2 * DEADLINE) as dispatcher,
+        Caller() as one,
+        Caller() as two,
+    ):
+        dispatcher._callers, dispatcher._gaps = Callers(window=60.0), NeverShort()
+        for caller in (one, two):
+            dispatcher._callers.note(caller(threading.current_thread).result(), time.monotonic())
+        for _ in range(REPEATS):
+            ask_together(dispatcher, [one, two])
+        eventually(lambda: dispatcher.snapshot().reason != "")
+        state = dispatcher.snapshot()
+        assert state.state == "ready"
+        assert "batches of 2 fail though each picture succeeds alone, so it runs 1 at a time" in state.reason
+        assert model.seen == [2, 1, 1] * REPEATS
+        dispatcher._room._again_at = math.inf  # however slow this machine is
+        ask_together(dispatcher, [one, two])
+        assert model.seen[3 * REPEATS :] == [1, 1]
+
+        model.most = 2
+        dispatcher._room._again_at = 0.0  # as if the wait were over
+        ask_together(dispatcher, [one, two])
+        eventually(lambda: dispatcher.snapshot().reason == "")
+        assert model.seen[-1] == 2
+    assert [line["event"] for line in logs] == ["model runs smaller batches", "model runs batches of full size again"]
+    assert "MemoryError: no room" in logs[0]["reason"]
+
+
+def test_a_new_thread_does_not_inherit_the_sentence_of_an_ended_one() -> None:
+    """A thread may get the ident of one that has ended; a new stream is served although that one was left out."""
+    over = threading.Event()
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if (batch == 13).any():
+            over.wait(DEADLINE)
+        return double(batch)
+
+    with Dispatcher("m", run, timeout=0.05) as dispatcher:
+        with Caller() as bad:
+            ident = bad(threading.get_ident).result(DEADLINE)
+            with pytest.raises(ModelTimeout, match="did not answer"):
+                bad(dispatcher.submit, tensor(13)).result(DEADLINE)
+            eventually(lambda: dispatcher.snapshot().state == "stalled")
+            over.set()
+            eventually(lambda: "took" in dispatcher.snapshot().reason)
+        for _ in range(100):
+            with Caller() as good:
+                if good(threading.get_ident).result(DEADLINE) == ident:
+                    assert good(dispatcher.submit, tensor(1)).result(DEADLINE).outputs["doubled"][0] == 2
+                    return
+        pytest.skip("this system gives no ident twice")
 
 
 def test_outputs_that_lack_rows_are_an_error() -> None:

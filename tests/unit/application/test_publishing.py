@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Condition, Event
 from typing import Any
 
@@ -71,10 +72,9 @@ def frame(sequence: int) -> Frame:
 
 
 @contextmanager
-def publishing(gallery: Gallery, health: StreamHealth, **spec: Any) -> Iterator[Publishing]:
-    stage = Publishing(
-        "x", PublishSpec("rtsp://h/x", fps=50, **spec), 2, gallery.open, lambda _: Overlay(notice="live"), health
-    )
+def publishing(gallery: Gallery, health: StreamHealth, *, delay: float = 0.0, **spec: Any) -> Iterator[Publishing]:
+    made = PublishSpec("rtsp://h/x", fps=50, **spec)
+    stage = Publishing("x", made, 2, gallery.open, lambda _: Overlay(notice="live"), health, delay=delay)
     stage._REOPEN_AFTER = 0.1
     stage.start()
     try:
@@ -126,6 +126,20 @@ def test_publishing_stops_with_the_signal_and_counts_on_after_it() -> None:
         assert report.dropped == 2
     final = stage.report()
     assert (final.state, final.published) == ("stopped", sum(len(sink.written) for sink in gallery.sinks))
+
+
+def test_publishing_of_held_pictures_ends_once_and_marks_none_of_them() -> None:
+    """Pictures that were taken before the loss, and are held back to be looked at, go out unmarked; then it ends."""
+    gallery, health = Gallery(), running_health()
+    with publishing(gallery, health, on_signal_loss="stop", delay=0.3) as stage:
+        for i in range(3):
+            stage.offer(replace(frame(i), received_at=time.monotonic() + 0.2 * i))  # due 0.2 s apart
+        health.move(StreamState.RECONNECTING, "gone")
+        gallery.until(lambda: gallery.sinks and gallery.sinks[0].closed, "the end of the sink")
+        written = gallery.sinks[0].written
+        assert {sequence for sequence, _, _ in written} == {0, 1, 2}
+        assert {notice for sequence, notice, _ in written if sequence < 2} == {"live"}
+        assert len(gallery.sinks) == 1
 
 
 def test_publishing_forgets_a_failure_once_it_works_again() -> None:

@@ -1,8 +1,8 @@
 """One thread per model that runs the requests of many streams in batches.
 
 A caller has at most one request in flight, and the one that was served longest ago is next, so a fast camera cannot
-starve a slow one. Requests of a batch that fails run again one by one, and callers whose pictures make the model fail
-or hang keep to themselves (``suspects``).
+starve a slow one. Requests of a batch that fails run again one by one, callers whose pictures make the model fail or
+hang keep to themselves (``suspects``), and batches become smaller where the model has no room for them (``room``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from sentinel_pipeline.application.pipeline.room import Room
 from sentinel_pipeline.application.pipeline.suspects import Suspects
 from sentinel_pipeline.application.pipeline.turns import Callers, Gaps, Runs, batch_due, latest_start
 from sentinel_pipeline.application.stream.meters import Quantiles
@@ -46,7 +47,8 @@ class DispatcherState:
 
     state: ``ready``; ``failing`` when it raised for the last picture of somebody who still asks; ``stalled`` while a
     batch is under way for longer than the time-out, or the last one of somebody was; ``closed``.
-    reason: one sentence unless ready. batches, rows: run so far; wait_p95_ms: time queued.
+    reason: one sentence unless ready; also when it is, but has no room for batches of full size.
+    batches, rows: run so far; wait_p95_ms: time queued.
     expired: requests that were not run because they had grown too old.
     """
 
@@ -64,10 +66,9 @@ class _Request:
     """One tensor on its way through; ``outputs`` or ``error`` is written before ``done`` is set."""
 
     tensor: Tensor
-    caller: int
+    caller: threading.Thread  # not its ident, which is the next thread's when this one has ended
     queued_at: float
     start_by: float  # monotonic seconds
-    name: str = field(default_factory=lambda: threading.current_thread().name)
     done: threading.Event = field(default_factory=threading.Event)
     row: Row | None = None
     error: ModelError | None = None
@@ -91,7 +92,6 @@ class Dispatcher:
             raise ValueError(f"max_size {max_size}, max_wait {max_wait} and timeout {timeout} must be positive")
         self._name = name
         self._run = run
-        self._max_size = max_size
         self._max_wait = max_wait
         self._timeout = timeout
         self._changed = threading.Condition()  # guards everything below
@@ -100,6 +100,7 @@ class Dispatcher:
         self._gaps = Gaps()
         self._runs = Runs()
         self._suspects = Suspects()
+        self._room = Room(max_size)
         self._running_since: float | None = None
         self._stall_reported = False
         self._fault = ""
@@ -152,7 +153,7 @@ class Dispatcher:
         after a time-out the model may still be reading it.
         """
         now = time.monotonic()
-        request = _Request(tensor, threading.get_ident(), now, math.inf if expires_at is None else expires_at)
+        request = _Request(tensor, threading.current_thread(), now, math.inf if expires_at is None else expires_at)
         self._enqueue(request)
         self._wait_for(request, now + self._timeout)
         if request.error is not None:
@@ -171,7 +172,7 @@ class Dispatcher:
             stalled_s = self._stalled_for(time.monotonic())
             batches, rows, closed = self._batches, self._rows, self._closed
             fault, slow = self._suspects.fault(time.monotonic())
-            expired = self._expired
+            expired, trouble = self._expired, self._room.trouble
         state: Literal["ready", "failing", "stalled", "closed"] = "ready"
         if fault:
             state = "stalled" if slow else "failing"
@@ -179,6 +180,8 @@ class Dispatcher:
             state, fault = "stalled", f"an inference has been under way for {stalled_s:.1f} s"
         elif closed:
             state, fault = "closed", f"model {self._name} is closed"
+        elif not fault:
+            fault = trouble
         mean = rows / batches if batches else 0.0
         return DispatcherState(state, fault, batches, rows, round(mean, 2), self._waits.snapshot()["p95"], expired)
 
@@ -252,14 +255,31 @@ class Dispatcher:
         if not batch:
             return False
         error = self._serve(batch)
-        if error is None or len(batch) == 1:
+        with self._changed:
+            given_up = self._stalled_for(time.monotonic()) is not None
+        if error is None or len(batch) == 1 or given_up:
             self._end_batch(batch, error)
             return True
-        for request in batch:  # one picture must not cost the others theirs
-            with self._changed:
-                self._running_since = time.monotonic()
-            self._end_batch([request], self._serve([request]))
+        answered = [self._serve_alone(request) for request in batch]
+        if all(answered):
+            self._lower_batch(len(batch), error)
         return True
+
+    def _serve_alone(self, request: _Request) -> bool:
+        """Run one picture of a batch that failed, which must not cost it its answer; return whether it has one."""
+        with self._changed:
+            self._running_since = time.monotonic()
+        error = self._serve([request])
+        self._end_batch([request], error)
+        return error is None
+
+    def _lower_batch(self, rows: int, error: ModelError) -> None:
+        with self._changed:
+            old = self._room.trouble
+            self._room.failed(rows, str(error), time.monotonic())
+            trouble = self._room.trouble
+        if trouble != old:
+            log.warning("model runs smaller batches", model=self._name, reason=trouble)
 
     def _serve(self, batch: list[_Request]) -> ModelError | None:
         started = time.monotonic()
@@ -284,7 +304,7 @@ class Dispatcher:
                 for request in expired:
                     self._queue.remove(request)
                 self._expired += len(expired)
-                batch = self._take() if self._queue else []
+                batch = self._take(self._room.limit(now)) if self._queue else []
                 self._running_since = now if batch else None
             for request in expired:
                 _finish(request, error=self._too_old())
@@ -295,18 +315,18 @@ class Dispatcher:
         """Return the seconds until a batch is due; None when nothing is queued. Needs the lock."""
         if not self._queue:
             return None
-        queued, callers = len(self._queue), self._callers.count(now)
-        window = self._gaps.window(min(self._max_size, callers) - queued, self._max_wait)
-        return batch_due(queued, now - self._queue[0].queued_at, callers, self._max_size, window)
+        queued, callers, limit = len(self._queue), self._callers.count(now), self._room.limit(now)
+        window = self._gaps.window(min(limit, callers) - queued, self._max_wait)
+        return batch_due(queued, now - self._queue[0].queued_at, callers, limit, window)
 
-    def _take(self) -> list[_Request]:
+    def _take(self, limit: int) -> list[_Request]:
         """Take the requests whose turn it is, as far as they have the first one's shape. Needs the lock."""
         in_turn = sorted(self._queue, key=lambda request: self._callers.turn(request.caller))  # stable: then by arrival
         first = in_turn[0]
         batch = [first]
         if not self._suspects.alone(first.caller):
             batch = [r for r in in_turn if r.tensor.shape == first.tensor.shape and not self._suspects.alone(r.caller)]
-        batch = batch[: self._max_size]
+        batch = batch[:limit]
         for request in batch:
             self._queue.remove(request)
             self._callers.serve(request.caller)
@@ -331,31 +351,42 @@ class Dispatcher:
         """Account for the batch, then let its callers go on."""
         now = time.monotonic()
         with self._changed:
-            took = now - (self._running_since or now)
+            slow_s, old_trouble = self._stalled_for(now), self._room.trouble
             self._running_since = None
             was_stalled, self._stall_reported = self._stall_reported, False
-            if error is not None or took > self._timeout:
-                who = ", ".join(sorted(request.name for request in batch))
-                fault = str(error) if error else f"an inference for {who} took {took:.1f} s"
-                self._suspects.failed((r.caller for r in batch), fault, now, stalled=error is None)
+            if error is not None or slow_s is not None:
+                fault = _fault(batch, error, slow_s)
+                self._suspects.failed((r.caller for r in batch), fault, now, stalled=slow_s is not None)
             else:
+                self._room.well(len(batch), now)
                 for request in batch:
                     self._suspects.well(request.caller, now)
             old, (self._fault, _) = self._fault, self._suspects.fault(now)
             if error is None:
                 self._batches += 1
                 self._rows += len(batch)
+            recovered = old_trouble and not self._room.trouble
         for request in batch:
             _finish(request, error=error)
         if self._fault and not old:
             log.error("model fails", model=self._name, error=self._fault)
         elif (old or was_stalled) and not self._fault:
             log.info("model works again", model=self._name)
+        if recovered:
+            log.info("model runs batches of full size again", model=self._name)
 
 
 def _finish(request: _Request, *, error: ModelError | None) -> None:
     request.error = error
     request.done.set()
+
+
+def _fault(batch: list[_Request], error: ModelError | None, slow_s: float | None) -> str:
+    """Say what was wrong with a batch that failed, or took ``slow_s`` seconds, which is too long."""
+    if slow_s is None:
+        return str(error)
+    who = ", ".join(sorted(request.caller.name for request in batch))
+    return f"an inference for {who} took {slow_s:.1f} s" + (f" and failed: {error}" if error else "")
 
 
 def _as_model_error(name: str, exc: Exception) -> ModelError:

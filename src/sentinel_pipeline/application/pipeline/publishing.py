@@ -115,9 +115,10 @@ class Publishing:
             slots = pacer.due(now) if frame is None else pacer.arrive(now, frame.pts)
             slots = pressure.relieve(slots, ours=waited_for_us or frame is None)
             if frame is None:
+                lost = self._signal_lost()
                 if last is not None:
-                    self._write(last, slots, thinning)
-                if self._signal_lost() and self._spec.on_signal_loss == "stop":
+                    self._write(last, slots, thinning, lost=lost)
+                if lost and self._spec.on_signal_loss == "stop":
                     return
                 continue
             if last is not None:
@@ -130,14 +131,14 @@ class Publishing:
             else:
                 self._health.drop("unwatched")
 
-    def _write(self, frame: Frame, slots: Sequence[int], thinning: Thinning) -> bool:
+    def _write(self, frame: Frame, slots: Sequence[int], thinning: Thinning, *, lost: bool = False) -> bool:
         """Write the picture for those of the slots that are worth it; return whether any was."""
         written = False
         for slot in slots:
             if not thinning.wants(slot, watched=self._audience is None or self._audience().watched):
                 continue
             written = True
-            self._opened().write(frame, self._picture(frame), slot, alone=thinning.alone)
+            self._opened().write(frame, self._picture(frame, lost=lost), slot, alone=thinning.alone)
         return written
 
     def _opened(self) -> FrameSink:
@@ -147,9 +148,9 @@ class Publishing:
             self._progress = (earlier, sink)
         return sink
 
-    def _picture(self, frame: Frame) -> Overlay:
+    def _picture(self, frame: Frame, *, lost: bool) -> Overlay:
         scene = self._overlay(frame)
-        return replace(scene, boxes=(), trails=(), notice="NO SIGNAL") if self._signal_lost() else scene
+        return replace(scene, boxes=(), trails=(), notice="NO SIGNAL") if lost else scene
 
     def _signal_lost(self) -> bool:
         # The pictures that are still held back were taken before.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from sentinel_pipeline.domain.backoff import Retry
 
@@ -28,12 +29,14 @@ class Suspects:
     Until one of its pictures has gone well, such a caller runs alone, so that it spoils nobody else's batch. One that
     has stalled the model alone is left out for a while, longer each time: nothing can interrupt the model, and the
     others wait as long as it hangs.
+
+    A caller is any object of which weak references can be made; what is known about it ends with it.
     """
 
     def __init__(self) -> None:
-        self._records: dict[int, _Record] = {}
+        self._records: WeakKeyDictionary[object, _Record] = WeakKeyDictionary()
 
-    def asks(self, caller: int, now: float) -> bool:
+    def asks(self, caller: object, now: float) -> bool:
         """Take in that ``caller`` asks; return whether it may be served now."""
         record = self._records.get(caller)
         if record is None:
@@ -41,13 +44,13 @@ class Suspects:
         record.asked = now
         return now >= record.out_until
 
-    def alone(self, caller: int) -> bool:
+    def alone(self, caller: object) -> bool:
         """Return whether ``caller`` must not share a batch."""
         record = self._records.get(caller)
         return record is not None and bool(record.fault)
 
-    def failed(self, callers: Iterable[int], fault: str, now: float, *, stalled: bool) -> None:
-        """A batch with pictures of these callers has failed, or came back too late (``stalled``)."""
+    def failed(self, callers: Iterable[object], fault: str, now: float, *, stalled: bool) -> None:
+        """A batch with pictures of these callers has failed, or came back too late (``stalled``), well or failed."""
         among = list(callers)
         for caller in among:
             record = self._records.setdefault(caller, _Record(now))
@@ -57,7 +60,7 @@ class Suspects:
                 record.out_until = now + (record.retry.failed(lived) or 0.0)
             record.well_since = None
 
-    def well(self, caller: int, now: float) -> None:
+    def well(self, caller: object, now: float) -> None:
         """A picture of ``caller`` has gone well."""
         record = self._records.get(caller)
         if record is not None:
@@ -66,11 +69,9 @@ class Suspects:
 
     def fault(self, now: float) -> tuple[str, bool]:
         """Return what is wrong with those who still ask, empty when nothing is, and whether that is a stall."""
-        self._records = {
-            caller: record
-            for caller, record in self._records.items()
-            if now - record.asked <= FRESH_S or now < record.out_until
-        }
+        for caller, record in list(self._records.items()):
+            if now - record.asked > FRESH_S and now >= record.out_until:
+                del self._records[caller]
         faulty = [r for r in self._records.values() if r.fault and now - r.asked <= FRESH_S]
         worst = max(faulty, key=lambda record: (record.stalled, record.asked), default=None)
         return ("", False) if worst is None else (worst.fault, worst.stalled)

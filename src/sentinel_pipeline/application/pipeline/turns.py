@@ -82,20 +82,20 @@ class Callers:
 
     def __init__(self, window: float = CALLER_WINDOW) -> None:
         self._window = window
-        self._seen: dict[int, float] = {}
-        self._served: dict[int, int] = {}
+        self._seen: dict[object, float] = {}
+        self._served: dict[object, int] = {}
         self._turn = 0
 
-    def note(self, caller: int, now: float) -> None:
-        """Take in that ``caller`` (a thread's ident) asks at ``now`` (monotonic seconds)."""
+    def note(self, caller: object, now: float) -> None:
+        """Take in that ``caller`` (a thread) asks at ``now`` (monotonic seconds)."""
         self._seen[caller] = now
 
-    def serve(self, caller: int) -> None:
+    def serve(self, caller: object) -> None:
         """Take in that it is served: it is now the last in turn."""
         self._turn += 1
         self._served[caller] = self._turn
 
-    def turn(self, caller: int) -> int:
+    def turn(self, caller: object) -> int:
         """Return a number by which to sort: the lowest is next. Who was never served comes first."""
         return self._served.get(caller, 0)
 
