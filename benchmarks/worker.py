@@ -22,6 +22,7 @@ from sentinel_pipeline.application.event.emitter import EventEmitter
 from sentinel_pipeline.bootstrap import Running, running
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.domain.frame import Frame
+from sentinel_pipeline.infrastructure.allocator import keep_little_memory
 from sentinel_pipeline.infrastructure.inference.detector import ModelDetector
 from sentinel_pipeline.interface.config import load_config
 from sentinel_pipeline.interface.logs import configure_logging
@@ -59,6 +60,7 @@ class Watcher:
 def main() -> None:
     """Run the program until stdin ends."""
     configure_logging("json", "error")
+    keep_little_memory()  # as the program does
     config = load_config(Path(sys.argv[1]), {})
     watcher = Watcher()
     watcher.install()

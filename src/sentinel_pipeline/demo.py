@@ -18,6 +18,7 @@ import yaml
 
 from sentinel_pipeline.bootstrap import run_until
 from sentinel_pipeline.domain.errors import SentinelError
+from sentinel_pipeline.infrastructure.allocator import keep_little_memory
 from sentinel_pipeline.infrastructure.video.ffmpeg_binary import find_ffmpeg
 from sentinel_pipeline.interface.config import load_config
 from sentinel_pipeline.interface.ending import Ending
@@ -36,6 +37,7 @@ ZONE = [[0.38, 0.37], [0.73, 0.34], [0.91, 0.42], [0.99, 0.73], [0.68, 0.64], [0
 
 def demo(*, streams: int, duration: float | None, report: Path | None) -> int:
     """Run the demo until Ctrl-C or the end of ``duration`` seconds; return the exit code."""
+    keep_little_memory()
     configure_logging("auto", "warning")
     ffmpeg = find_ffmpeg(None)
     with Ending() as ending, ExitStack() as stack:

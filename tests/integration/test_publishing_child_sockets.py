@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_pipeline.infrastructure.video import ffmpeg_child
+from sentinel_pipeline.infrastructure.video import child_sockets, ffmpeg_child
 from sentinel_pipeline.infrastructure.video.canvas import Canvas
 from sentinel_pipeline.infrastructure.video.child_sockets import send_at_once, tcp_sockets
 from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket, H264Encoder
@@ -75,6 +75,33 @@ def test_process_without_connections_and_one_that_is_gone() -> None:
     process.kill()
     process.wait()
     assert not send_at_once(process.pid)
+
+
+@unfiltered
+def test_descriptor_that_has_become_something_else_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a child closes a socket and opens a file under its number meanwhile, no copy of that stays open here."""
+    read, write = os.pipe()
+    monkeypatch.setattr(os, "readlink", lambda _: "socket:[1]")  # as it was a moment before
+    try:
+        list(tcp_sockets(os.getpid()))  # what is opened once is open now
+        before = len(os.listdir("/proc/self/fd"))
+        assert all(tcp.fileno() not in (read, write) for tcp in tcp_sockets(os.getpid()))
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_nothing_is_tried_where_it_is_not_known_whether_there_is_a_filter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a readable /proc publishing goes on, only its connections stay as they are."""
+    monkeypatch.setattr(child_sockets, "_STATUS", tmp_path / "missing")
+    child_sockets._filtered.cache_clear()
+    try:
+        assert not send_at_once(os.getpid())
+    finally:
+        child_sockets._filtered.cache_clear()
 
 
 def test_nothing_is_tried_under_a_seccomp_filter() -> None:

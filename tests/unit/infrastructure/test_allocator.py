@@ -14,6 +14,10 @@ libc = ctypes.CDLL(None)
 if "keep little" in sys.argv:
     keep_little_memory()
     keep_little_memory()
+if "run" in sys.argv:
+    from sentinel_pipeline import bootstrap
+    bootstrap.run_until = lambda *_, **__: 0
+    bootstrap.run(None)
 meet = threading.Barrier(5)
 def allocate():
     libc.free(ctypes.c_void_p(libc.malloc(100)))
@@ -32,15 +36,22 @@ print(os.read(there, 65536).count(b"<heap nr="), libc.prctl(42, 0, 0, 0, 0))  # 
 """
 
 
+def probe(*arguments: str) -> tuple[int, int]:
+    """Return how many arenas four threads have got, and whether there are no huge pages."""
+    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=True)
+    arenas, no_huge_pages = done.stdout.split()
+    return int(arenas), int(no_huge_pages)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is nothing to set")
 def test_allocator_has_one_arena_for_all_threads_and_no_huge_pages() -> None:
     """Threads have arenas of their own by default; after ``keep_little_memory`` all share one, without huge pages."""
-
-    def probe(*arguments: str) -> tuple[int, int]:
-        done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=True)
-        arenas, no_huge_pages = done.stdout.split()
-        return int(arenas), int(no_huge_pages)
-
     arenas, _ = probe()
     assert arenas > 1
     assert probe("keep little") == (1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is nothing to set")
+def test_program_sets_it_before_its_first_thread() -> None:
+    """The thread that listens for signals has no arena of its own, which the others would share."""
+    assert probe("run") == (1, 1)

@@ -68,6 +68,17 @@ def cut(unit: bytes, fragments: Cut = fixed) -> list[bytes]:
     return packets
 
 
+def glued(unit: bytes, between: bytes) -> list[bytes]:
+    """Return the same of a camera that puts all of a key picture into one fragmented NAL unit, start codes included."""
+    nals = unit.replace(_START, _START[1:]).split(_START[1:])[1:]
+    joined = between.join(nals)
+    at, header, packets = 1, _START + joined[:1], []
+    for size in fixed(len(joined) - 1):
+        packets.append(header + joined[at : at + size])
+        at, header = at + size, b""
+    return packets
+
+
 def packet(data: bytes, pts: int | None) -> Packet[Any]:
     made: Packet[Any] = Packet(data)
     made.pts = made.dts = pts
@@ -96,7 +107,9 @@ class Player:
         """Return how many pictures came out."""
         before = len(self.pictures)
         for unit in self.units.feed(packet(data, pts)):
+            errors = self.decoder.errors
             unit.shown = self._decode(unit)
+            unit.damaged = self.decoder.errors > errors
         return len(self.pictures) - before
 
     def _decode(self, unit: AccessUnit) -> bool:
@@ -163,6 +176,26 @@ def test_picture_comes_with_its_last_packet(kind: str) -> None:
     assert player.prompt(units) == {number for number, unit in enumerate(units) if len(cut(unit)[-1]) != FULL}
     assert player.pictures == whole(units)
     assert len(player.keys) >= 1
+
+
+@pytest.mark.parametrize("between", [_START, _START[1:]], ids=["four bytes", "three bytes"])
+@pytest.mark.parametrize("options", [{}, {"preset": "fast"}, {"preset": "fast", "x264_params": "slices=2"}])
+@pytest.mark.parametrize("padding", [0, *range(FULL - 5, FULL + 5)])
+def test_key_pictures_with_start_codes_inside_are_whole(options: dict[str, str], between: bytes, padding: int) -> None:
+    """Cameras that pack parameter sets and slices into one fragmented unit are read, wherever the key slice begins."""
+    units, player = encoded(**options), Player(keyed=False)
+    filler = _START + b"\x06\x05" + bytes([padding]) + b"\x55" * padding + b"\x80"  # user data
+    for number, unit in enumerate(units):
+        key = number % GOP == 0
+        for data in glued(filler * (padding > 0) + unit, between) if key else cut(unit):
+            player.feed(data, number * TICKS)
+    player.feed(b"", None)
+    assert player.pictures == whole(units)
+    assert set(player.keys) == {number * TICKS for number in range(0, PICTURES, GOP)}
+    assert player.decoder.errors == 0
+    looks_whole = between == _START and padding == FULL - 3  # a fragment that begins with a start code
+    assert player.spoiled <= looks_whole
+    assert player.tried
 
 
 def test_recovery_points_are_key_frames() -> None:
@@ -259,23 +292,71 @@ def test_picture_that_a_decoder_keeps_for_later_is_not_decoded_again(more: bool)
     assert [(unit.again, unit.spoiled) for unit in after] == [(True, True)] * more
 
 
+def compared(
+    units: Sequence[bytes], seed: int, lost: Callable[[int, float, bool], bool]
+) -> tuple[Player, list[tuple[int, float]]]:
+    """Play with losses, with and without tries, which must not differ else.
+
+    lost: by the picture's number, chance, and whether it is the picture's last packet.
+
+    Return for each picture its number and how much further from the truth, in grey levels, it is with tries.
+    """
+    players = Player(early=True), Player(early=False)
+    for player in players:
+        chance = random.Random(seed)
+        for number, data, last in by_packet(units):
+            if not lost(number, chance.random(), last):
+                player.feed(data, number * TICKS)
+        player.feed(b"", None)
+    ours, theirs = players
+    assert [pts for pts, _ in ours.pictures] == [pts for pts, _ in theirs.pictures]
+    assert ours.decoder.errors == theirs.decoder.errors
+    assert ours.spoiled == 0
+    truth = dict(whole(units))
+    pairs = zip(ours.pictures, theirs.pictures, strict=True)
+    return ours, [((pts or 0) // TICKS, off(a, truth[pts]) - off(b, truth[pts])) for (pts, a), (_, b) in pairs]
+
+
+def off(picture: bytes, truth: bytes) -> float:
+    pixels, true = (np.frombuffer(each, np.uint8).astype(int) for each in (picture, truth))
+    return float(np.abs(pixels - true).mean())
+
+
+DAMAGED = [
+    {"preset": "fast", "x264_params": "slices=1"},
+    {"preset": "fast", "x264_params": "slices=4"},
+    {"preset": "fast", "x264_params": "cabac=0:slices=8"},
+    {"preset": "slow", "x264_params": "ref=4:bframes=0"},
+]
+
+
 @pytest.mark.parametrize("loss", [0.005, 0.05])
-@pytest.mark.parametrize("slices", ["1", "4"])
-def test_lost_packets_cost_no_more_pictures(loss: float, slices: str) -> None:
-    """Where packets are lost as many pictures come, at the same times, and as many are counted as damaged."""
-    units = encoded(preset="fast", x264_params=f"slices={slices}")
-    for seed in range(3):
-        players = Player(early=True), Player(early=False)
-        for player in players:
-            chance = random.Random(seed)
-            for number, data, _ in by_packet(units):
-                if number == 0 or chance.random() >= loss:
-                    player.feed(data, number * TICKS)
-            player.feed(b"", None)
-        ours, theirs = players
-        assert [pts for pts, _ in ours.pictures] == [pts for pts, _ in theirs.pictures]
-        assert ours.decoder.errors == theirs.decoder.errors
-        assert ours.spoiled == 0
+@pytest.mark.parametrize("options", DAMAGED, ids=str)
+def test_lost_packets_cost_no_more_pictures(loss: float, options: dict[str, str]) -> None:
+    """Where packets are lost as many pictures come, at the same times, as sound as without tries, as many damaged."""
+    units = encoded(**options)
+    failed = 0
+    for seed in range(6):
+        ours, worse = compared(units, seed, lambda number, chance, _: number % GOP != 0 and chance < loss)
+        failed += sum(not unit.shown for unit in ours.tried)
+        assert max(by for _, by in worse) < 0.5
+    assert failed > 0
+
+
+@pytest.mark.parametrize("options", DAMAGED, ids=str)
+def test_key_picture_is_not_tried_where_pictures_were_damaged(options: dict[str, str]) -> None:
+    """Tried in vain it would be concealed without the picture before it, and smear all up to the next key picture."""
+    units, first, key = encoded(**options), 5, 2 * GOP
+    both = 0
+    for seed in range(6):
+        ours, worse = compared(
+            units, seed, lambda number, chance, last: (number == first and last) or (number == key and chance < 0.1)
+        )
+        assert first not in dict(worse), "damaged"
+        assert key * TICKS not in [unit.packet.pts for unit in ours.tried]
+        assert max(by for _, by in worse) < 2.0, "11 and more where it is tried"
+        both += key not in dict(worse)
+    assert both > 0
 
 
 @pytest.mark.parametrize("stamp", [0, None])

@@ -8,12 +8,15 @@ its NAL unit. So an access unit is believed to be complete when it has as many s
 full size at its end, and is then tried: with ``AV_CODEC_FLAG2_CHUNKS`` the decoder hands out a picture only when its
 last macroblock row has been decoded, so a belief that was wrong shows no torn picture. What is not shown by then is
 decoded when the next access unit begins, as behind the parser.
+
+Some cameras (V380) put parameter sets and a key picture, start codes included, into one fragmented NAL unit: of such a
+packet what begins last is what the next one goes on with.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,6 +26,7 @@ from av.video.stream import VideoStream
 from sentinel_pipeline.infrastructure.video.h264_headers import progressive, recovery_point
 
 _START = b"\0\0\0\1"  # what rtpdec_h264 puts before each NAL unit
+_PREFIX = b"\0\0\1"  # what cameras may put between NAL units; does not occur inside of one (clause 7.4.1)
 _FIRST = len(_START) + 1  # bytes that a first fragment has more than its RTP payload carries of the NAL unit
 _SLICE, _IDR, _SEI, _SPS = 1, 5, 6, 7
 _SLICES = frozenset({_SLICE, _IDR})
@@ -34,7 +38,7 @@ _LONGEST = 1 << 14  # packets: garbage may never end an access unit
 class _State(enum.Enum):
     GATHERED = enum.auto()
     TRIED = enum.auto()
-    SHOWN = enum.auto()
+    OVER = enum.auto()  # for the decoder: it has shown the picture, or left it out as damaged
 
 
 @dataclass(slots=True)
@@ -45,7 +49,8 @@ class AccessUnit:
     again: it was tried before.
     spoiled: the decoder was given half a NAL unit of it and must not be used any more: rests of that macroblock would
     be added to the next picture.
-    shown: to be set by who decodes: whether a picture came out.
+    shown, damaged: to be set by who decodes: whether a picture came out, and whether damage was counted. An early one
+    that is damaged, as packets were lost, does not come again: the decoder would have it among its references twice.
     """
 
     packet: Packet[VideoStream]
@@ -53,6 +58,7 @@ class AccessUnit:
     again: bool = False
     spoiled: bool = False
     shown: bool = False
+    damaged: bool = False
 
 
 class AccessUnits:
@@ -70,8 +76,9 @@ class AccessUnits:
         self._flows = False  # the last access unit gave a picture
         self._probation = 0
         self._trying = True
+        self._lossy = False  # something was damaged: IDR pictures are not tried any more
         self._clear()
-        for nal in extradata.split(_START):
+        for nal in _begun(extradata):
             if nal and nal[0] & 0x1F == _SPS:
                 self._look_at_sps(nal)
 
@@ -87,8 +94,9 @@ class AccessUnits:
         if self._complete():
             unit = AccessUnit(self._joined(), early=True)
             yield unit
-            self._state = _State.SHOWN if unit.shown else _State.TRIED
+            self._state = _State.OVER if unit.shown or unit.damaged else _State.TRIED
             self._flows, self._tried = unit.shown, self._count
+            self._learn_damage(unit)
 
     def _ended_by(self, packet: Packet[VideoStream], data: bytes) -> bool:
         if not self._count or len(self._parts) >= _LONGEST:
@@ -105,16 +113,21 @@ class AccessUnits:
         more = self._torn or self._count != self._tried  # than was tried
         again = self._state is _State.TRIED
         kept = again and self._reorders()  # it does so since then, and may keep the picture to itself
-        if self._state is not _State.SHOWN and (more or not kept):
+        if self._state is not _State.OVER and (more or not kept):
             unit = AccessUnit(self._joined(), again=again, spoiled=self._torn or kept)
             yield unit
             self._flows = unit.shown
             self._surprised |= again
+            self._learn_damage(unit)
         self._surprised |= self._count != self._slices[self._key]
         self._slices[self._key] = self._count
         self._trying = self._trying and not self._torn
         self._probation = _PROBATION if self._surprised else max(0, self._probation - 1)
         self._clear()
+
+    def _learn_damage(self, unit: AccessUnit) -> None:
+        self._surprised |= unit.early and unit.damaged
+        self._lossy |= unit.damaged
 
     def _clear(self) -> None:
         self._parts: list[bytes] = []
@@ -132,14 +145,17 @@ class AccessUnits:
         if not self._count:
             self._pts, self._dts, self._time_base = packet.pts, packet.dts, packet.time_base
         if data.startswith(_START):
-            self._begin_units(data)
+            self._begin_units(_begun(data), len(data) - _FIRST)
         elif self._head:
             self._go_on(data)
+        elif self._parts:  # a slice may begin in what goes on, behind long parameter sets
+            self._begin_units(_begun(self._parts[-1][-len(_PREFIX) :] + data), len(data))
         self._parts.append(data)
 
-    def _begin_units(self, data: bytes) -> None:
-        nals = data.split(_START)[1:]  # several come in one aggregation packet
-        for nal in nals:
+    def _begin_units(self, nals: Sequence[bytes], carried: int) -> None:
+        """Look at NAL units that begin in a packet of ``carried`` payload bytes, the last of which may go on."""
+        kind = 0
+        for nal in nals:  # several come in one aggregation packet
             kind = nal[0] & 0x1F if nal else 0
             if kind in _SLICES:
                 self._count += 1
@@ -149,7 +165,7 @@ class AccessUnits:
                 self._key |= recovery_point(nal)
             elif kind == _SPS:
                 self._look_at_sps(nal)
-        self._head = len(data) - _FIRST if len(nals) == 1 and kind in _SLICES else 0
+        self._head = carried if kind in _SLICES else 0
         self._whole = not self._head or self._head != self._fragment
 
     def _go_on(self, data: bytes) -> None:
@@ -174,6 +190,7 @@ class AccessUnits:
             and not self._probation
             and not self._surprised
             and (self._flows or self._idr)
+            and not (self._lossy and self._idr)  # tried in vain it is concealed without the picture before it
             and self._progressive
             and not self._reorders()
         )
@@ -183,3 +200,9 @@ class AccessUnits:
         packet.pts, packet.dts, packet.time_base = self._pts, self._dts, self._time_base
         packet.is_keyframe = self._key
         return packet
+
+
+def _begun(data: bytes) -> list[bytes]:
+    """Return the NAL units that begin in ``data``, without start codes; what is before the first is left out."""
+    # No NAL unit ends with a zero: that belongs to a start code of four bytes.
+    return [nal.rstrip(b"\0") for nal in data.split(_PREFIX)[1:]]

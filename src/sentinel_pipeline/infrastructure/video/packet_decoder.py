@@ -59,6 +59,7 @@ class PacketDecoder:
         self._shown: int | None = None  # timestamp of the key frame that was decoded last on its own
         self._repeats = False  # what comes out up to that timestamp has been handed out already
         self.errors = 0  # packets and pictures that were damaged and left out
+        self._damaged = 0  # of these the pictures
 
     @property
     def idling(self) -> bool:
@@ -85,15 +86,16 @@ class PacketDecoder:
         """Return the picture of an H.264 packet that is believed to be a whole access unit, or nothing.
 
         Nothing where the last macroblock row is missing or damaged: the whole packet may then be decoded as if nothing
-        had been, if it was not cut off inside a NAL unit. For decoders that hold no pictures back.
+        had been, if it was not cut off inside a NAL unit. Where ``errors`` has grown the decoder has left the picture
+        out, and is done with it: later ones refer to it. For decoders that hold no pictures back.
         """
-        errors = self.errors
+        errors, damaged = self.errors, self._damaged
         self._context.flags2 |= Flags2.chunks
         try:
             pictures = self._pictures(received.packet, received)
         finally:
             self._context.flags2 &= ~Flags2.chunks
-        if not pictures:
+        if not pictures and self._damaged == damaged:
             self.errors = errors
         return pictures
 
@@ -158,6 +160,7 @@ class PacketDecoder:
             for frame in frames:
                 frame.time_base = received.packet.time_base  # what comes out of a drained decoder has none
         sound = [frame for frame in frames if not frame.is_corrupt]
+        self._damaged += len(frames) - len(sound)
         self.errors += len(frames) - len(sound)
         return [
             Decoded(frame, frame.time, received.at, received.wall, decode_ms)

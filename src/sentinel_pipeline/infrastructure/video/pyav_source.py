@@ -281,9 +281,9 @@ class PyAVSource:
             self._take(connection, AccessUnit(packet), limit)
             return
         for unit in connection.units.feed(packet):
-            ready = len(self._ready)
+            ready, errors = len(self._ready), connection.decoder.errors
             self._take(connection, unit, limit)
-            unit.shown = len(self._ready) > ready
+            unit.shown, unit.damaged = len(self._ready) > ready, connection.decoder.errors > errors
 
     def _take(self, connection: _Connection, unit: AccessUnit, limit: Deadline) -> None:
         packet, decoder = unit.packet, connection.decoder
