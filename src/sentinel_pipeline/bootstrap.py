@@ -20,6 +20,7 @@ from rich.console import Console
 from sentinel_pipeline.application.commands import Commands
 from sentinel_pipeline.application.event.delivery import DeliverySettings
 from sentinel_pipeline.application.event.emitter import EventEmitter
+from sentinel_pipeline.application.event.outages import Condition
 from sentinel_pipeline.application.event.system_events import SystemEvents
 from sentinel_pipeline.application.pipeline.pipeline import Pipeline
 from sentinel_pipeline.application.ports import EventTransport, FrameSink, FrameSource
@@ -28,6 +29,7 @@ from sentinel_pipeline.application.stream.manager import StreamManager
 from sentinel_pipeline.application.stream.worker import StreamWorker
 from sentinel_pipeline.domain.errors import ConfigError, OutboxError, SentinelError
 from sentinel_pipeline.domain.events import Event
+from sentinel_pipeline.domain.models import ModelSpec
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.settings import SinkSpec
 from sentinel_pipeline.domain.streams import PublishSpec, StreamSpec
@@ -72,11 +74,12 @@ class Running:
         emitter: EventEmitter,
         outbox: SqliteOutbox,
         detectors: Mapping[str, ModelDetector],
+        events: SystemEvents,
         started: float,
     ) -> None:
         self._config, self._has_ffmpeg = config, needs_ffmpeg(config)
         self._manager, self._emitter, self._outbox = manager, emitter, outbox
-        self._detectors, self._started = detectors, started
+        self._detectors, self._events, self._started = detectors, events, started
         self.api_url = ""
 
     def report(self) -> dict[str, Any]:
@@ -90,11 +93,14 @@ class Running:
         """
         try:
             new = load_config(self._config.path, os.environ)
+            check_classes(new, self._detectors)
         except SentinelError as exc:
             faults = [str(fault) for fault in exc.problems] if isinstance(exc, ConfigProblems) else [str(exc)]
             log.error("the configuration cannot be used: nothing is changed", faults=faults)  # noqa: TRY400 - the user's
             return
-        if not used_models(new) <= self._detectors.keys() or needs_ffmpeg(new) > self._has_ffmpeg:
+        loaded, used = {spec.id: spec for spec in self._config.models}, used_models(new)
+        other = any(loaded.get(spec.id) != spec for spec in new.models if spec.id in used)
+        if other or not used <= self._detectors.keys() or needs_ffmpeg(new) > self._has_ffmpeg:
             log.error(
                 "the new streams need a model, or FFmpeg, that is not loaded: nothing is changed", remedy="restart"
             )
@@ -105,7 +111,13 @@ class Running:
             log.warning("these sections have changed and need a restart", sections=others)
         self._manager.apply(new.streams)
         self._config = replace(self._config, streams=new.streams)
+        self._events.keep(*watched(self._config))
         log.info("the configuration's streams are applied", streams=len(new.streams))
+
+    def models(self) -> dict[Part, Condition]:
+        """Return how the models are doing that a stream uses."""
+        used = used_models(self._config)
+        return {Part("model", name): each.condition() for name, each in self._detectors.items() if name in used}
 
     def finish(self) -> dict[str, Any]:
         """Stop the streams, let the sinks take what is pending, and return the last report.
@@ -131,7 +143,6 @@ class Running:
 def running(config: Config) -> Iterator[Running]:
     """Build and start everything that ``config`` asks for; leaving takes it down. Raises ``SentinelError``."""
     started = time.monotonic()
-    keep_little_memory()
     ffmpeg = find_ffmpeg(config.runtime.ffmpeg) if needs_ffmpeg(config) else ""
     try:
         ensure_place(config.outbox.path)
@@ -159,16 +170,18 @@ def running(config: Config) -> Iterator[Running]:
             for spec in config.models
             if spec.id in used_models(config)
         }
+        check_classes(config, detectors)
         audiences = stack.enter_context(AudienceWatch())
         snapshots = any("snapshot" in spec.allow_commands for spec in config.sinks)
         manager = stack.enter_context(StreamManager(worker_factory(detectors, events, audiences, ffmpeg, snapshots)))
         commands.open(manager)
-        events.watch(lambda: {Part("model", name): detector.condition() for name, detector in detectors.items()})
+        program = Running(config, manager, emitter, outbox, detectors, events, started)
+        events.watch(program.models)
         events.watch(manager.publishers)
-        program = Running(config, manager, emitter, outbox, detectors, started)
         app = make_app(program.report, config.api.token)
         listener = stack.enter_context(bind(config.api.host, config.api.port))
         manager.apply(config.streams)  # before the first question is answered
+        events.keep(*watched(config))  # an earlier life may have left open what is in its file no more
         program.api_url = stack.enter_context(ApiServer(app, listener)).url
         yield program
 
@@ -223,6 +236,15 @@ def left_open(outbox: Path) -> tuple[dict[str, Outage], dict[Part, Outage]]:
     return open_outages(newest)
 
 
+def watched(config: Config) -> tuple[frozenset[str], frozenset[Part]]:
+    """Return the ids of the streams, and all parts, that can be down."""
+    parts = {Part("sink", spec.id) for spec in config.sinks} | {Part("model", name) for name in used_models(config)}
+    for stream in config.streams:
+        urls = stream.publish.urls if stream.publish else ()
+        parts |= {Part("publisher", redact(url), stream.id) for url in urls}
+    return frozenset(stream.id for stream in config.streams), frozenset(parts)
+
+
 def make_transport(spec: SinkSpec, commands: Commands) -> EventTransport:
     """Return the transport of a sink. Raises ``ConfigError`` when the library that it needs is not installed."""
     if spec.type == "mqtt":
@@ -272,6 +294,33 @@ def used_models(config: Config) -> frozenset[str]:
     return frozenset(model for stream in config.streams for model in stream.models)
 
 
+def check_classes(config: Config, detectors: Mapping[str, ModelDetector]) -> None:
+    """Raise ``ConfigError`` when a stream looks for, or hides, what its model has no class for.
+
+    The file alone says that only where it names the labels; otherwise the model's own file does. What is not loaded is
+    left out.
+    """
+    for stream in config.streams:
+        asked: list[tuple[str, str, Sequence[str]]] = []
+        if stream.analyse:
+            asked.append(("analyse.detect.classes", stream.analyse.detect.model, stream.analyse.detect.classes))
+        if stream.privacy:
+            asked.append(("privacy.blur", stream.privacy.model, stream.privacy.classes))
+        for where, model, classes in asked:
+            known = detectors[model].labels if model in detectors else classes
+            if unknown := [name for name in classes if name not in known]:
+                raise ConfigError(
+                    f"streams.{stream.id}.{where}: the model {model} has no class {', '.join(unknown)}",
+                    remedy=f"write some of {', '.join(known[:20])}",
+                )
+
+
+def try_model(config: Config, spec: ModelSpec) -> None:
+    """Load a model and see that it has the classes that the streams ask it for. Raises ``SentinelError``."""
+    with open_detector(spec) as detector:
+        check_classes(config, {spec.id: detector})
+
+
 def preflight(config: Config) -> Sequence[tuple[str, SentinelError]]:
     """Try what ``config`` needs of this machine: FFmpeg, the models, the outbox. Return each (where, error)."""
     configure_logging("auto", "error")
@@ -288,7 +337,7 @@ def preflight(config: Config) -> Sequence[tuple[str, SentinelError]]:
     for codec in sorted({stream.publish.codec for stream in config.streams if stream.publish}):
         attempt("publish.codec", lambda codec=codec: check_codec(codec))  # type: ignore[misc]
     for spec in config.models:
-        attempt(f"models.{spec.id}", lambda spec=spec: open_detector(spec).close())  # type: ignore[misc]
+        attempt(f"models.{spec.id}", lambda spec=spec: try_model(config, spec))  # type: ignore[misc]
     commands = Commands(encode_jpeg)
     for sink in config.sinks:
         attempt(f"sinks.{sink.id}", lambda sink=sink: make_transport(sink, commands))  # type: ignore[misc]
@@ -301,6 +350,7 @@ def run(config: Config, *, duration: float | None = None, report: Path | None = 
 
     At SIGHUP the configuration's file is read again.
     """
+    keep_little_memory()  # before Ending, whose thread would have an arena of its own
     with Ending(reloads=True) as ending:
         return run_until(ending, config, duration=duration, report=report)
 

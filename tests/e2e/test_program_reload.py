@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sentinel_pipeline.lab.receivers import HttpReceiver
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
 from support.peers import free_port
 from support.program import COMMAND, SentinelProcess, running, wait_until
@@ -38,11 +39,14 @@ def reload(program: SentinelProcess, path: Path, text: str, says: str) -> None:
 
 
 def test_program_reloads_its_streams(tmp_path: Path) -> None:
-    """Streams come, change and go, the same one is not touched; a faulty file and other sections change nothing."""
-    with RtspRelay() as relay, publishing(relay.url("a")), publishing(relay.url("b")):
+    """Streams come, change and go, the same one is not touched; a faulty file and other sections change nothing.
+
+    A camera that is down when it is taken out is told to be no longer configured.
+    """
+    with HttpReceiver() as vms, RtspRelay() as relay, publishing(relay.url("a")), publishing(relay.url("b")):
         for name in "ab":
             relay.wait_for_publisher(name, 10)
-        settings = config(tmp_path, a=relay.url("a"))
+        settings = {**config(tmp_path, a=relay.url("a")), "sinks": {"vms": {"type": "http", "url": vms.url}}}
         path = tmp_path / "run" / "sentinel.yaml"
         with running(settings, tmp_path / "run") as program:
             since = program.until_running("a")["streams"]["a"]["since"]
@@ -70,6 +74,12 @@ def test_program_reloads_its_streams(tmp_path: Path) -> None:
             reload(program, path, yaml.safe_dump(two), "streams are applied")
             status = program.until(lambda s: set(s["streams"]) == {"a"}, 10, "b is gone")
             assert (status["streams"]["a"]["since"], status["streams"]["a"]["reconnects"]) == (since, 0)
+            wait_until(lambda: len(vms.events) == 2, 10, "told")
+            assert [(e["type"], e["stream_id"]) for e in vms.events] == [
+                ("SYSTEM_STREAM_DOWN", "b"),
+                ("SYSTEM_STREAM_UP", "b"),
+            ]
+            assert vms.events[1]["details"]["reason"] == "no longer configured"
             assert program.end()[0] == 0
             assert "Traceback" not in program.stderr
 

@@ -147,6 +147,24 @@ def test_retry_after_of_a_handshake_is_honoured() -> None:
         assert server.dialled[2] - server.dialled[1] >= 1.0
 
 
+def test_retry_after_of_a_handshake_keeps_everybody_away() -> None:
+    """What the background connection was told counts for a batch that comes meanwhile as well."""
+
+    async def work() -> None:
+        sink = WebSocketSink(server.url, hello_wait=0.05, reconnect_interval=0.05, on_message=lambda _: None)
+        await sink.open()
+        await asyncio.to_thread(server.wait_for, lambda s: len(s.dialled) == 1)
+        with pytest.raises(DeliveryError) as caught:
+            await sink.send(BATCH)
+        assert caught.value.retry_after_s is not None
+        assert 595.0 < caught.value.retry_after_s <= 600.0
+        assert len(server.dialled) == 1
+        await sink.close()
+
+    with FaultyWebSocketServer(then=Session(status=503, headers={"Retry-After": "600"})) as server:
+        asyncio.run(work())
+
+
 def test_refused_credentials_are_retried_slowly() -> None:
     """A server that begins to refuse us while we reconnect is asked at the longest interval only."""
 

@@ -68,8 +68,9 @@ def resolution_changed(stream_id: str, old: tuple[int, int], new: tuple[int, int
 
 def outbox_damaged(reason: str, aside: str, rescued: int, ts: float) -> Event:
     """Return the event of an outbox that was replaced. ``aside``: where the old file is, if anywhere."""
-    details: dict[str, object] = {"incident_id": new_event_id(), "reason": reason, "set_aside": aside, "rescued": rescued}
-    return Event(OUTBOX_DAMAGED, EventStage.DETECTED, SYSTEM, SYSTEM, ts, details=_writable(details))
+    named = _writable({"reason": reason, "set_aside": aside})
+    details = {"incident_id": new_event_id(), **named, "rescued": rescued}
+    return Event(OUTBOX_DAMAGED, EventStage.DETECTED, SYSTEM, SYSTEM, ts, details=details)
 
 
 def part_down(part: Part, outage: Outage, ts: float) -> Event:

@@ -7,6 +7,7 @@ from sentinel_pipeline.domain.system_events import (
     Outage,
     Part,
     open_outages,
+    outbox_damaged,
     part_down,
     part_up,
     resolution_changed,
@@ -75,3 +76,25 @@ def test_system_events_read_back_what_others_wrote() -> None:
     strange = Event("SYSTEM_STREAM_DOWN", EventStage.DETECTED, "gate", "system", 5.0, details={"since": 7})
     streams, _ = open_outages([strange])
     assert streams["gate"].since == 5.0
+
+
+def test_system_events_that_were_replayed_say_nothing_new() -> None:
+    """A copy of an old loss that an operator has queued again does not open the outage again."""
+    down, up = part_down(VMS, OUTAGE, 2.0), part_up(VMS, OUTAGE, 3.0)
+    lost, back = stream_down("gate", OUTAGE), stream_up("gate", OUTAGE, 3.0)
+    assert open_outages([lost, down, up, back, lost, down]) == ({}, {})
+    assert open_outages([up, down, up]) == ({}, {VMS: OUTAGE})
+
+
+def test_system_events_carry_paths_that_are_not_utf_8() -> None:
+    """Bytes of a path that no UTF-8 has, which Python keeps as surrogates, are written as escapes."""
+    outage = Outage(1.0, "cannot open /srv/\udcff")
+    told = [
+        outbox_damaged("/srv/\udcff was damaged", "/srv/\udcff.corrupt", 1, 1.0),
+        part_down(Part("model", "a\udcff"), outage, 1.0),
+        stream_down("gate", outage),
+    ]
+    damaged, model, stream = [Event.from_wire(event.encode()).details for event in told]
+    assert (damaged["reason"], damaged["set_aside"]) == ("/srv/\\udcff was damaged", "/srv/\\udcff.corrupt")
+    assert (damaged["rescued"], model["model"]) == (1, "a\\udcff")
+    assert stream["reason"] == "cannot open /srv/\\udcff"

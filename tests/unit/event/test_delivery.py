@@ -12,6 +12,7 @@ from sentinel_pipeline.application.event.delivery import Delivery, DeliverySetti
 from sentinel_pipeline.application.event.delivery_policy import SinkState
 from sentinel_pipeline.application.event.memory_outbox import MemoryOutbox
 from sentinel_pipeline.application.event.memory_transport import MemoryTransport
+from sentinel_pipeline.application.event.outages import Condition, Doing
 from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.domain.errors import (
     DeliveryError,
@@ -19,6 +20,7 @@ from sentinel_pipeline.domain.errors import (
     PayloadTooLarge,
     Rejected,
     SinkGone,
+    TransportError,
     Unauthorised,
 )
 from sentinel_pipeline.domain.events import Event, EventStage
@@ -346,8 +348,73 @@ def test_delivery_repeats_the_acknowledgement_not_the_request() -> None:
     bench.run(bench.drained)
     assert len(bench.transport.attempts) == 1
     assert len(bench.slept) == 3
-    assert bench.seen[0] == (SinkState.RETRYING, "the disk is full")
-    assert bench.delivery.state is SinkState.UP
+    assert bench.seen[0] == (SinkState.IDLE, "the disk is full")
+    assert (bench.delivery.state, bench.delivery.reason) == (SinkState.UP, "")
+
+
+def test_delivery_does_not_blame_the_receiver_for_the_outbox() -> None:
+    """While the disk is full the receiver is neither failing nor down; the reason says the disk, once in the log."""
+    doing: list[Doing] = []
+
+    class FullDisk(MemoryOutbox):
+        def next_batch(self, sink: str, max_events: int) -> Batch | None:
+            if bench.delivery.delivered == 1 and len(bench.slept) < 4:
+                raise OutboxError("the disk is full")
+            return super().next_batch(sink, max_events)
+
+    bench = Bench(outbox=FullDisk(), settings=DeliverySettings(1, 0.0))
+    sleep = bench._sleep
+
+    async def sleeping(seconds: float) -> None:
+        doing.append(bench.delivery.condition().doing)
+        await sleep(seconds)
+
+    bench.delivery._sleep = sleeping
+    bench.outbox.append(events(2))
+    with capture_logs() as logs:
+        bench.run(bench.drained)
+    assert bench.seen == [(SinkState.UP, "the disk is full")] * 4
+    assert doing == [Doing.NOTHING] * 4
+    assert bench.delivery.condition() == Condition(Doing.WELL, "", 2)
+    assert [line["log_level"] for line in logs] == ["warning", "info"]
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["nothing delivered yet", "after a delivery"])
+def test_delivery_s_circuit_closes_when_a_refused_event_is_parked(before: int) -> None:
+    """A receiver that fails, then refuses the event for good, has answered: nothing is left to be tried again."""
+    bench = Bench([None] * before + [DeliveryError("503"), Rejected("400")], settings=DeliverySettings(1, 0.0))
+    bench.outbox.append(events(before + 1))
+    bench.run(lambda: bench.drained() and str(bench.delivery.circuit) == "closed")
+    assert bench.outbox.backlog("vms").dead == 1
+    assert bench.delivery.state is (SinkState.UP if before else SinkState.IDLE)
+    assert bench.delivery.condition() == Condition(Doing.WELL if before else Doing.NOTHING, "", before)
+
+
+@pytest.mark.parametrize(
+    ("error", "size"),
+    [(PayloadTooLarge, 2), (Rejected, 2), (Rejected, 1), (PayloadTooLarge, 1), (Unauthorised, 2)],
+    ids=["split", "rejected half", "parked", "parked as too large", "paused"],
+)
+def test_delivery_asks_nobody_before_retry_after_whatever_happens_to_the_batch(
+    error: type[TransportError], size: int
+) -> None:
+    """``Retry-After`` comes before the first half of a split, the event after a parked one, and the next slow try."""
+    bench = Bench([error("no", retry_after_s=600.0)])
+    bench.outbox.append(events(size))
+    bench.last_sleep = 1
+    bench.run(lambda: bool(bench.slept))
+    assert bench.slept == [600.0]
+    assert len(bench.transport.attempts) == 1
+    assert 599.0 < bench.outbox.deferred("vms") <= 600.0
+    assert bench.seen == [(SinkState.PAUSED if error is Unauthorised else SinkState.RETRYING, "no")]
+
+
+def test_delivery_is_closed_after_the_retry_after_of_a_parked_event() -> None:
+    """When the wait is over and nothing is pending, nothing fails."""
+    bench = Bench([Rejected("no", retry_after_s=600.0)])
+    bench.outbox.append(events(1))
+    bench.run(lambda: bool(bench.slept) and str(bench.delivery.circuit) == "closed")
+    assert (bench.delivery.state, bench.delivery.reason) == (SinkState.IDLE, "")
 
 
 def test_delivery_goes_on_when_a_limit_drops_the_batch_it_repeats() -> None:

@@ -93,3 +93,46 @@ def test_part_that_is_stopped_or_not_used_is_neither_down_nor_up() -> None:
     assert output.at(10, Doing.FAILING) == ["SYSTEM_PUBLISHER_DOWN"]
     assert [output.at(second, Doing.NOTHING) for second in range(11, 20)] == [[]] * 9
     assert output.at(20, Doing.WELL, 1) == ["SYSTEM_PUBLISHER_UP"]
+
+
+def test_part_is_back_only_when_it_has_done_something() -> None:
+    """A model that nobody asks any more looks well; it is told to be back with its first answer."""
+    model = Watched(part=Part("model", "people"))
+    model.at(0, Doing.WELL, 5)
+    assert [model.at(second, Doing.FAILING, 5) for second in range(1, 11)] == [[]] * 10
+    assert model.at(11, Doing.FAILING, 5) == ["SYSTEM_MODEL_DOWN"]
+    assert [model.at(second, Doing.WELL, 5) for second in range(12, 30)] == [[]] * 18
+    assert model.at(30, Doing.WELL, 6) == ["SYSTEM_MODEL_UP"]
+
+
+def test_part_that_was_restarted_counts_anew() -> None:
+    """An output that is opened afresh counts its pictures from 0: the first of them is a success all the same."""
+    output = Watched(part=Part("publisher", "rtsp://h/gate", "gate"))
+    output.at(0, Doing.WELL, 500)
+    assert output.at(1, Doing.DOWN, 500) == ["SYSTEM_PUBLISHER_DOWN"]
+    assert output.at(2, Doing.WELL, 0) == []
+    assert output.at(3, Doing.WELL, 25) == ["SYSTEM_PUBLISHER_UP"]
+
+
+@pytest.mark.parametrize("absent", [False, True], ids=["does nothing", "is not there"])
+def test_failing_does_not_go_on_while_a_part_is_not_used(absent: bool) -> None:
+    """A failed try an hour ago and another one now are not an hour of failing."""
+    outages = Outages()
+    failing, unused = {VMS: Condition(Doing.FAILING, "refused", 0)}, {VMS: Condition(Doing.NOTHING, "", 0)}
+    assert outages.step(failing, 0, WALL) == []
+    assert outages.step({} if absent else unused, 1, WALL + 1) == []
+    assert outages.step(failing, 3600, WALL + 3600) == []
+    (down,) = outages.step(failing, 3610, WALL + 3610)
+    assert down.details["since"] == "2024-11-24T01:00:00.000Z"
+
+
+def test_outage_of_a_part_that_was_taken_out_is_closed_once() -> None:
+    """Its second event has the incident and says why; a part that is still there stays down."""
+    other = Outage(WALL, "401")
+    outages = Outages({VMS: other, Part("sink", "old"): Outage(WALL, "refused")})
+    (up,) = outages.keep([VMS], WALL + 60)
+    assert (up.type, up.details["sink"], up.details["down_s"]) == ("SYSTEM_SINK_UP", "old", 60.0)
+    assert up.details["reason"] == "no longer configured"
+    assert outages.keep([VMS], WALL + 61) == []
+    (up,) = outages.step({VMS: Condition(Doing.WELL, "", 1)}, 62, WALL + 62)
+    assert up.details["incident_id"] == other.incident_id

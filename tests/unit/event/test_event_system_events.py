@@ -6,10 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import pytest
+from structlog.testing import capture_logs
+
+from sentinel_pipeline.application.event.encoding import encode_all
 from sentinel_pipeline.application.event.outages import Condition, Doing
 from sentinel_pipeline.application.event.stream_events import StreamEvents
 from sentinel_pipeline.application.event.system_events import MOST, SystemEvents
-from sentinel_pipeline.domain.errors import OutboxError
+from sentinel_pipeline.domain.errors import EventUnfit, OutboxError
 from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.domain.system_events import Outage, Part, outbox_damaged
 
@@ -176,3 +180,45 @@ def test_system_events_close_stores_what_waits_and_does_not_hang() -> None:
     assert time.monotonic() - started < 1.0
     assert store.types == ["STREAM_DOWN"]
     system.close()
+
+
+@pytest.mark.parametrize("poison", [{"x": "\udcff"}, {"x": object()}], ids=["no UTF-8", "no JSON"])
+def test_system_events_drop_what_can_never_be_stored(poison: dict[str, object]) -> None:
+    """An event that JSON cannot carry is dropped and said; the next one of its stream is stored."""
+    stored: list[Event] = []
+
+    def emit(events: Sequence[Event]) -> None:
+        encode_all(events)
+        stored.extend(events)
+
+    with capture_logs() as logs, SystemEvents(emit) as system:
+        system.tell(Event("POISON", EventStage.DETECTED, "system", "system", 1.0, details=poison))
+        system.tell(outbox_damaged("damaged", "", 0, 2.0))
+    assert [event.type for event in stored] == ["SYSTEM_OUTBOX_DAMAGED"]
+    assert [line["log_level"] for line in logs] == ["error"]
+
+
+@pytest.mark.parametrize("ts", [1e20, float("nan"), float("inf")])
+def test_events_without_a_date_are_unfit(ts: float) -> None:
+    """A time that is no date is the event's fault for good, not the disk's for now."""
+    with pytest.raises(EventUnfit, match="cannot be written as JSON"):
+        encode_all([Event("X", EventStage.DETECTED, "gate", "zone", ts)])
+
+
+def test_system_events_close_the_outages_of_what_was_taken_out() -> None:
+    """A stream, an output and a stream of an earlier life that are not configured any more are closed, others not."""
+    store, outage = Store(), Outage(1.0, "gone")
+    out, vms = Part("publisher", "rtsp://h/yard", "yard"), Part("sink", "vms")
+    left = {"old": outage, "kept": outage}
+    with SystemEvents(store.emit, streams_down=left, parts_down={out: outage, vms: outage}) as system:
+        for name in ("gate", "yard"):
+            system.stream(name).down("gone", 1.0, settled)
+        system.keep({"gate", "kept"}, {vms})
+        store.wait(lambda: len(store.events) == 5)
+    ups = [event for event in store.events if event.type.endswith("_UP")]
+    assert sorted((event.type, event.stream_id) for event in ups) == [
+        ("SYSTEM_PUBLISHER_UP", "yard"),
+        ("SYSTEM_STREAM_UP", "old"),
+        ("SYSTEM_STREAM_UP", "yard"),
+    ]
+    assert {event.details["reason"] for event in ups} == {"no longer configured"}

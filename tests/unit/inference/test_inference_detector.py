@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto
 
 from sentinel_pipeline.application.event.outages import Condition, Doing
+from sentinel_pipeline.application.pipeline import suspects
 from sentinel_pipeline.application.ports import Detector
 from sentinel_pipeline.domain.errors import ConfigError, ModelBusy, ModelError, ModelTimeout
 from sentinel_pipeline.domain.frame import Frame
@@ -123,6 +124,40 @@ def test_condition_counts_only_answers_that_can_be_used(constant_model: ModelMak
                 broken.detect(frame, confidence=0.4, iou=0.6)
         assert (broken.condition().doing, broken.condition().done) == (Doing.FAILING, 0)
         assert "NaN" in broken.condition().reason
+
+
+class BrokenRuntime(GatedRuntime):
+    """A model that raises while it is ``broken``."""
+
+    broken = False
+
+    def infer(self, inputs: dict[str, TensorType]) -> dict[str, TensorType]:
+        if self.broken:
+            raise RuntimeError("boom")
+        return {"output0": np.stack([self.answer] * len(inputs["images"]))}
+
+
+def test_condition_stays_bad_until_an_answer(frame: Frame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken model that nobody asks for a while is not well again: its next answer says that."""
+    runtime = BrokenRuntime(rows())
+    settings = DetectorSettings((32, 32), letterbox=True)
+    detector = ModelDetector("m", runtime, FAMILIES["yolov8"], LABELS, settings)
+    detector.start()
+    with detector:
+        detector.detect(frame, confidence=0.4, iou=0.6)
+        runtime.broken = True
+        with pytest.raises(ModelError, match="boom"):
+            detector.detect(frame, confidence=0.4, iou=0.6)
+        assert detector.condition().doing is Doing.FAILING
+        monkeypatch.setattr(suspects, "FRESH_S", 0.0)  # as if the camera had not asked for so long
+        assert detector.snapshot()["state"] == "ready"
+        for _ in range(2):
+            condition = detector.condition()
+            assert (condition.doing, condition.done) == (Doing.FAILING, 1)
+            assert "boom" in condition.reason
+        runtime.broken = False
+        detector.detect(frame, confidence=0.4, iou=0.6)
+        assert detector.condition() == Condition(Doing.WELL, "", 2)
 
 
 def test_a_picture_that_is_too_old_is_not_looked_at(constant_model: ModelMaker, frame: Frame) -> None:

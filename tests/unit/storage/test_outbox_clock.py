@@ -134,3 +134,14 @@ def test_outbox_dead_letters_survive_a_clock_that_is_set(path: Path, now: float)
         assert one.outbox.backlog("vms").dead == 1
         one.at(now + 8 * DAY)
         assert one.outbox.backlog("vms").dead == 0
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0], ids=["ahead", "back"])
+def test_outbox_clock_that_is_set_leaves_retry_after_as_long_as_it_was(path: Path, now: float, jump: float) -> None:
+    """A receiver that wants to be left alone is, also when the clock is set meanwhile and the program starts again."""
+    with run(path, now) as first:
+        first.outbox.defer("vms", 600.0)
+        first.at(now + jump)
+        assert 590 < first.outbox.deferred("vms") <= 600
+    with run(path, now + jump + 60) as second:
+        assert 530 < second.outbox.deferred("vms") <= 540

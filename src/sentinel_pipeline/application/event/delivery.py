@@ -21,7 +21,7 @@ from sentinel_pipeline.application.event.delivery_policy import (
     explain,
     explain_defect,
 )
-from sentinel_pipeline.application.event.outages import Condition
+from sentinel_pipeline.application.event.outages import Condition, Doing
 from sentinel_pipeline.application.event.tally import Tally
 from sentinel_pipeline.application.ports import Batch, EventTransport, Outbox
 from sentinel_pipeline.domain.backoff import Retry
@@ -77,9 +77,9 @@ class Delivery:
         self.sink = sink
         self.state = SinkState.IDLE
         self.circuit = Circuit.CLOSED
-        self.reason = ""
         self.delivered = 0
         self.retried = 0
+        self._reason = self._trouble = ""  # of the state; of the outbox, while it makes us wait
         self._outbox = outbox
         self._transport = transport
         self._settings = settings or DeliverySettings()
@@ -96,9 +96,18 @@ class Delivery:
     def __repr__(self) -> str:
         return f"<Delivery to {self.sink!r}, {self.state}, delivered {self.delivered}>"
 
+    @property
+    def reason(self) -> str:
+        """Why nothing is delivered, in one sentence: the outbox where it is that, else the receiver; else empty."""
+        return self._trouble or self._reason
+
     def condition(self) -> Condition:
-        """Return how the sink is doing, for whoever tells of outages."""
-        return Condition(DOING[self.state], self.reason, self.delivered)
+        """Return how the sink is doing, for whoever tells of outages.
+
+        While the outbox fails nothing is known of the receiver, which is not called.
+        """
+        trouble = self._trouble
+        return Condition(Doing.NOTHING if trouble else DOING[self.state], trouble or self._reason, self.delivered)
 
     async def run(self) -> None:
         """Deliver until cancelled, or until the receiver asks never to be called again. Closes the transport."""
@@ -176,7 +185,7 @@ class Delivery:
 
     def _judge(self, exc: Exception, size: int) -> Decision:
         decision = decide(exc, size)
-        if decision.defect and decision.reason != self.reason:  # the same defect again and again is one line
+        if decision.defect and decision.reason != self._reason:  # the same defect again and again is one line
             log.error("a transport failed in an unforeseen way", sink=self.sink, traceback=explain_defect(exc))
         return decision
 
@@ -185,6 +194,8 @@ class Delivery:
             case Verdict.SPLIT:
                 await self._stored(lambda: self._outbox.split(batch))
                 self._size.split(len(batch.bodies))
+                if decision.not_before_s > 0:
+                    await self._wait(decision)
             case Verdict.PARK:
                 await self._park(batch, decision)
             case _:
@@ -202,10 +213,16 @@ class Delivery:
         self._parked.add(len(batch.bodies))
         self._progress()
         self._parked_in_a_row += 1
-        if self._parked_in_a_row == 1:
-            self._size.reset()
-        else:
-            await self._wait(Decision(Verdict.RETRY, f"every event is refused: {decision.reason}"))
+        if self._parked_in_a_row > 1:
+            reason = f"every event is refused: {decision.reason}"
+            await self._wait(Decision(Verdict.RETRY, reason, decision.not_before_s))
+            return
+        self._size.reset()
+        if decision.not_before_s > 0:
+            await self._wait(decision)
+        self._start_over()
+        self.circuit = Circuit.CLOSED  # it has answered
+        self._move(SinkState.UP if self.delivered else SinkState.IDLE, "")
 
     async def _wait(self, decision: Decision) -> None:
         """Take the state that the failure means, and wait: never less than the receiver asked for."""
@@ -229,18 +246,24 @@ class Delivery:
 
     async def _stored(self, operation: Callable[[], T]) -> T:
         """Do ``operation`` on the outbox until the disk lets it, so that what was delivered is not sent again."""
-        before = self.state, self.reason
         retries = self._fast()
         while True:
             try:
                 result = operation()
             except OutboxError as exc:
-                self._move(SinkState.RETRYING, explain(exc))
+                self._hinder(explain(exc))
             else:
-                break
+                self._hinder("")
+                return result
             await self._sleep(retries.failed(0.0) or 0.0)
-        self._move(*before)
-        return result
+
+    def _hinder(self, trouble: str) -> None:
+        """Note what is wrong with the outbox, or that nothing is; only changes from one to the other are logged."""
+        if trouble and not self._trouble:
+            log.warning("the outbox fails: nothing is delivered meanwhile", sink=self.sink, reason=trouble)
+        elif self._trouble and not trouble:
+            log.info("the outbox works again", sink=self.sink)
+        self._trouble = trouble
 
     async def _close(self) -> None:
         try:
@@ -259,7 +282,7 @@ class Delivery:
 
     def _move(self, state: SinkState, reason: str) -> None:
         """Take a state; only changes are logged."""
-        old, self.state, self.reason = self.state, state, reason
+        old, self.state, self._reason = self.state, state, reason
         if state is old:
             return
         match state:

@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from sentinel_pipeline.application.event.outages import Doing
 from sentinel_pipeline.domain.errors import (
-    DeliveryError,
     PayloadTooLarge,
     Rejected,
     SentinelError,
@@ -25,7 +24,7 @@ class SinkState(StrEnum):
     """How a sink is doing."""
 
     IDLE = "idle"  # nothing was delivered yet
-    UP = "up"  # the last delivery went well
+    UP = "up"  # the last delivery went well, or what was refused since then is put aside
     RETRYING = "retrying"  # the last one failed and will be repeated
     PAUSED = "paused"  # the receiver refuses our credentials: everything is kept, tried again slowly
     STOPPED = "stopped"  # the receiver asked never to be called again: everything is kept until a restart
@@ -36,7 +35,7 @@ class Circuit(StrEnum):
 
     CLOSED = "closed"  # whenever there is something to deliver
     OPEN = "open"  # not now: after a failure, until the wait is over; of a stopped sink never
-    HALF_OPEN = "half-open"  # once, to see whether it works again
+    HALF_OPEN = "half-open"  # once, when there is something to deliver, to see whether it works again
 
 
 DOING = {
@@ -74,20 +73,21 @@ def decide(exc: Exception, size: int) -> Decision:
     An exception that is not a ``TransportError`` is a defect of the transport; it must not cost an event, so the batch
     is sent again.
     """
-    reason = explain(exc)
+    asked = exc.retry_after_s if isinstance(exc, TransportError) else None
+    defect = not isinstance(exc, TransportError | TimeoutError)
+    return Decision(_verdict(exc, size), explain(exc), min(max(asked or 0.0, 0.0), MAX_RETRY_AFTER_S), defect)
+
+
+def _verdict(exc: Exception, size: int) -> Verdict:
     match exc:
-        case DeliveryError():
-            return Decision(Verdict.RETRY, reason, min(max(exc.retry_after_s or 0.0, 0.0), MAX_RETRY_AFTER_S))
         case Unauthorised():
-            return Decision(Verdict.PAUSE, reason)
+            return Verdict.PAUSE
         case SinkGone():
-            return Decision(Verdict.STOP, reason)
+            return Verdict.STOP
         case PayloadTooLarge() | Rejected():
             # One bad event makes a receiver refuse its whole batch: halving finds it, the others get through.
-            return Decision(Verdict.SPLIT if size > 1 else Verdict.PARK, reason)
-        case TransportError() | TimeoutError():
-            return Decision(Verdict.RETRY, reason)
-    return Decision(Verdict.RETRY, reason, defect=True)
+            return Verdict.SPLIT if size > 1 else Verdict.PARK
+    return Verdict.RETRY
 
 
 def explain_defect(exc: BaseException) -> str:

@@ -74,6 +74,13 @@ class StreamEvents:
             if outage is not None:
                 self._post(Posted(stream_up(self._id, outage, ts), self, _at_once))
 
+    def removed(self, ts: float) -> None:
+        """There is no such stream any more since ``ts``: an outage that is open is closed, since nothing else will."""
+        with self._telling:
+            outage, self._outage = self._outage, None
+            if outage is not None:
+                self._post(Posted(stream_up(self._id, outage.moot, ts), self, _at_once))
+
     def resized(self, old: tuple[int, int], new: tuple[int, int], ts: float) -> None:
         """The picture taken at ``ts`` has another size than the one before."""
         self._post(Posted(resolution_changed(self._id, old, new, ts), self, _at_once))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Event as Flag
 from threading import Lock, Thread
 from types import TracebackType
@@ -14,10 +14,10 @@ import structlog
 from sentinel_pipeline.application.event.outages import Condition, Outages
 from sentinel_pipeline.application.event.stream_events import Emit, Posted, StreamEvents
 from sentinel_pipeline.application.event.tally import Tally
-from sentinel_pipeline.domain.errors import OutboxError
+from sentinel_pipeline.domain.errors import EventUnfit, OutboxError
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.domain.redact import redact
-from sentinel_pipeline.domain.system_events import Outage, Part
+from sentinel_pipeline.domain.system_events import SYSTEM, Outage, Part
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +51,7 @@ class SystemEvents:
         self._looks: tuple[Look, ...] = ()
         self._streams_down = dict(streams_down or {})
         self._outages = Outages(parts_down)
+        self._parts: frozenset[Part] | None = None  # all there are now, until the thread has seen to it
         self._streams: dict[str, StreamEvents] = {}
         self._lock = Lock()
         self._waiting: deque[tuple[float, Posted]] = deque(maxlen=MOST)
@@ -82,6 +83,18 @@ class SystemEvents:
     def watch(self, look: Look) -> None:
         """Ask ``look`` once a second how some parts are doing, and tell what goes down and comes back."""
         self._looks = (*self._looks, look)
+
+    def keep(self, streams: Collection[str], parts: Collection[Part]) -> None:
+        """These are all there are from now on: outages of others are closed with the reason ``no longer configured``.
+
+        Call it when the others have ended, so that none of them goes down once more.
+        """
+        with self._lock:
+            gone = (self._streams.keys() | self._streams_down.keys()) - {*streams, SYSTEM}
+        for stream_id in sorted(gone):
+            self.stream(stream_id).removed(time.time())
+        with self._lock:
+            self._parts = frozenset(parts)
 
     def stream(self, stream_id: str) -> StreamEvents:
         """Return what the events of a stream go through: the same for the same id."""
@@ -122,9 +135,14 @@ class SystemEvents:
         return POLL_S if waits else LOOK_S
 
     def _look_at_parts(self) -> None:
-        for look in self._looks:
-            for event in self._outages.step(look(), time.monotonic(), time.time()):
-                self.tell(event)
+        conditions = {part: condition for look in self._looks for part, condition in look().items()}
+        told = self._outages.step(conditions, time.monotonic(), time.time())
+        with self._lock:
+            parts, self._parts = self._parts, None
+        if parts is not None:
+            told += self._outages.keep(parts, time.time())
+        for event in told:
+            self.tell(event)
 
     def _store_settled(self, *, all_of_them: bool) -> None:
         """Store what is ready; an event that is not holds up those behind it of the same stream only."""
@@ -144,6 +162,8 @@ class SystemEvents:
     def _store(self, posted: Posted) -> bool:
         try:
             posted.stream.store(posted.event)
+        except EventUnfit as exc:
+            log.error("a system event is dropped: it cannot be stored", reason=redact(str(exc)))  # noqa: TRY400 - said
         except OutboxError as exc:
             if not self._refusal:
                 log.warning("a system event cannot be stored; it is kept and offered again", reason=str(exc))

@@ -68,6 +68,7 @@ class ModelDetector:
         self._sizes = BatchSizes(fixed, self._max_size, dear=not on_cpu(runtime.provider))
         self._bad_output = ""
         self._answered = 0
+        self._fault, self._fault_at = "", 0  # the last one that ``condition`` has seen, and the answers before it
         self._dispatcher = Dispatcher(
             name, self._run, max_size=self._max_size, max_wait=settings.max_wait, timeout=settings.timeout
         )
@@ -159,10 +160,19 @@ class ModelDetector:
         }
 
     def condition(self) -> Condition:
-        """Return how the model is doing, for whoever tells of outages; ``done`` are pictures."""
+        """Return how the model is doing, for whoever tells of outages; ``done`` are pictures. For one thread.
+
+        A fault counts until the model has answered, also when those whom it concerned do not ask any more.
+        """
+        answered = self._answered  # before the state: an answer in between may be older than a fault
         state, reason = self._state(self._dispatcher.snapshot())
-        doing = {"failing": Doing.FAILING, "stalled": Doing.FAILING, "ready": Doing.WELL}.get(state, Doing.NOTHING)
-        return Condition(doing if self._answered or reason else Doing.NOTHING, reason, self._answered)
+        if state in ("failing", "stalled"):
+            self._fault, self._fault_at = reason, answered
+        elif answered != self._fault_at:
+            self._fault = ""
+        if state == "closed" or not (answered or self._fault):
+            return Condition(Doing.NOTHING, reason, answered)
+        return Condition(Doing.FAILING if self._fault else Doing.WELL, self._fault, answered)
 
     def _state(self, served: DispatcherState) -> tuple[str, str]:
         bad = self._bad_output

@@ -69,6 +69,7 @@ class GroupCommit:
         self._tick_at = time.monotonic()
         self._departed_at, self._company = self._tick_at, 0  # of the last commit: when, and of how many jobs
         self.trouble = ""
+        self._out_of_place = ""  # the trouble, if it is one that the housekeeping sees come and go
         self._thread = threading.Thread(target=self._loop, name="outbox-writer")
 
     def start(self) -> None:
@@ -113,6 +114,7 @@ class GroupCommit:
                 if jobs:
                     self._commit(jobs)
                 more = self._housekeeping(more)
+            self._leave()
         finally:
             self._file.close()
 
@@ -170,14 +172,18 @@ class GroupCommit:
                 job.future.set_exception(error)
 
     def _store(self, jobs: list[_Job]) -> list[_Outcome]:
-        """Do the jobs in one transaction of a file that is sound and in its place."""
+        """Do the jobs in one transaction of a file that is ours, sound and in its place."""
+        self._file.keep_ownership()
+        storing = any(job.rows for job in jobs)
+        if storing and self._file.lost():
+            self._file.restore()
         try:
             outcomes = _transact_twice(self._file.writer(), jobs)
         except sqlite3.Error as exc:
             if not is_damage(exc):
                 raise
             outcomes = _transact_twice(self._file.rebuild(), jobs)
-        if any(job.rows for job in jobs) and self._file.lost():
+        if storing and self._file.lost():
             self._file.restore()
         return outcomes
 
@@ -205,9 +211,11 @@ class GroupCommit:
             self._file.keep_ownership()
             if self._file.lost(thorough=True):
                 self._file.restore()
-            return self._apart(self._file.writer())
-        except OutboxError:
-            return False  # the same trouble shows, and is reported, at the next append
+            more = self._apart(self._file.writer())
+        except OutboxError as exc:
+            self._fail([], exc, exc)
+            self._out_of_place = self.trouble
+            return False
         except sqlite3.Error as exc:
             if is_damage(exc):
                 with suppress(OutboxError, sqlite3.Error):
@@ -216,6 +224,20 @@ class GroupCommit:
         except Exception:  # the thread's outermost loop: a defect in tidying must not end the writer
             log.exception("tidying the outbox failed in an unforeseen way")
             return False
+        if self.trouble == self._out_of_place:
+            self._recovered()
+        return more
+
+    def _leave(self) -> None:
+        """Write the file again if it was deleted since the last look: after the end nobody can."""
+        try:
+            if self._file.lost(thorough=True):
+                self._file.restore(at_once=True)
+        except (OutboxError, sqlite3.Error) as exc:
+            reason = exc if isinstance(exc, OutboxError) else explain(exc, self._path)
+            log.error(  # noqa: TRY400 - the reason says it all
+                "the outbox was deleted, and what was pending is lost", path=str(self._path), reason=str(reason)
+            )
 
     def _apart(self, connection: sqlite3.Connection) -> bool:
         """Tidy in a transaction of its own."""

@@ -30,7 +30,7 @@ from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event, new_event_id
 from sentinel_pipeline.infrastructure.storage.group_commit import GroupCommit
 from sentinel_pipeline.infrastructure.storage.outbox_file import OutboxFile
-from sentinel_pipeline.infrastructure.storage.rescue import Replacement, is_event
+from sentinel_pipeline.infrastructure.storage.rescue import LOST, Replacement, is_event
 from sentinel_pipeline.infrastructure.storage.retention import Limits, Retention
 from sentinel_pipeline.infrastructure.storage.schema import damage, explain, is_damage
 
@@ -83,7 +83,7 @@ class SqliteOutbox:
         self._file = OutboxFile(self.path, self._retention.configure, deadline_s / 2, self._note_replaced)
         self._replacements: tuple[Replacement, ...] = ()
         self._hear_replaced: Callable[[Replacement], None] = lambda _: None
-        self._resume_at: int | None = None
+        self._hearing = threading.Lock()
         self._writer: GroupCommit | None = None
         self._wakes: tuple[Callable[[], None], ...] = ()
         self._waking = threading.Lock()
@@ -168,14 +168,16 @@ class SqliteOutbox:
                 f"UPDATE cursor SET retired_at = ? WHERE retired_at IS NULL AND sink NOT IN ({marks})",  # noqa: S608
                 (self._clock(), *names),
             )
-            newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-            begin = self._resume_at if self._resume_at is not None else newest[0] if newest else 0
+            begin = _begin(connection)
             for name in names:
                 connection.execute(
                     "INSERT INTO cursor(sink, acked_seq) VALUES(?, ?) ON CONFLICT DO UPDATE SET retired_at = NULL",
                     (name, begin),
                 )
-                self._file.places.passed(name, _cursor(connection, name)[0])
+            if names:
+                connection.execute("DELETE FROM cursor WHERE sink = ?", (LOST,))
+            for name, acked in [(name, _cursor(connection, name)[0]) for name in names]:  # all of them, or none
+                self._file.places.passed(name, acked)
 
         if "" in sinks:
             raise ValueError("a sink needs a name")
@@ -206,7 +208,12 @@ class SqliteOutbox:
 
     def ack(self, batch: Batch) -> None:
         """The sink has the batch."""
-        self._write(lambda connection: self._pass(connection, batch))
+
+        def work(connection: sqlite3.Connection) -> None:
+            _pass(connection, batch)
+            self._file.places.passed(batch.sink, batch.last_seq)  # true whether or not this is committed
+
+        self._write(work)
 
     def split(self, batch: Batch) -> None:
         """Make the batch under way its first half, under a new key; see ``Outbox.split``."""
@@ -236,7 +243,7 @@ class SqliteOutbox:
                 " ORDER BY seq",
                 {"sink": batch.sink, "reason": reason, "now": self._clock(), "acked": acked, "last": batch.last_seq},
             )
-            self._pass(connection, batch)
+            _pass(connection, batch)
 
         self._write(work)
 
@@ -244,9 +251,8 @@ class SqliteOutbox:
         """Return what ``sink`` still has to get."""
 
         def read(connection: sqlite3.Connection) -> SinkBacklog:
-            acked, dropped = _known(
-                connection.execute("SELECT acked_seq, dropped FROM cursor WHERE sink = ?", (sink,)).fetchone(), sink
-            )
+            acked, _, _ = _cursor(connection, sink)
+            dropped = connection.execute("SELECT dropped FROM cursor WHERE sink = ?", (sink,)).fetchone()[0]
             values = {"sink": sink, "acked": acked}
             pending = connection.execute(f"SELECT count(*) FROM event WHERE {COUNTED}", values).fetchone()[0]  # noqa: S608
             oldest = connection.execute(
@@ -278,8 +284,8 @@ class SqliteOutbox:
 
         def read(connection: sqlite3.Connection) -> float:
             row = connection.execute("SELECT not_before, asked_s FROM cursor WHERE sink = ?", (sink,)).fetchone()
-            not_before, asked_s = _known(row, sink)
-            return 0.0 if not_before is None else min(max(0.0, not_before - self._clock()), asked_s)
+            not_before, asked_s = (value if isinstance(value, int | float) else 0.0 for value in _known(row, sink))
+            return min(max(0.0, not_before - self._clock()), asked_s)
 
         return self._read(read)
 
@@ -288,9 +294,10 @@ class SqliteOutbox:
 
         It is called from the writer thread and must not block or raise.
         """
-        for replacement in self._replacements:
+        with self._hearing:
+            self._hear_replaced, before = hear, self._replacements
+        for replacement in before:
             hear(replacement)
-        self._hear_replaced = hear
 
     def on_append(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake()`` from the writer thread after each append; returns the function that ends this."""
@@ -336,14 +343,10 @@ class SqliteOutbox:
         except sqlite3.Error as exc:
             raise explain(exc, self.path) from exc
 
-    def _pass(self, connection: sqlite3.Connection, batch: Batch) -> None:
-        _pass(connection, batch)
-        self._file.places.passed(batch.sink, batch.last_seq)
-
     def _note_replaced(self, replacement: Replacement) -> None:
-        self._replacements = (*self._replacements, replacement)
-        self._resume_at = replacement.resume_at
-        self._hear_replaced(replacement)
+        with self._hearing:
+            self._replacements, hear = (*self._replacements, replacement), self._hear_replaced
+        hear(replacement)
 
     def _wake_all(self) -> None:
         for wake in self._wakes:
@@ -368,7 +371,16 @@ def _cursor(connection: sqlite3.Connection, sink: str) -> tuple[int, int | None,
     """Return what the sink has passed, and the last row and the key of its batch under way."""
     row = connection.execute("SELECT acked_seq, batch_last, batch_key FROM cursor WHERE sink = ?", (sink,)).fetchone()
     acked, last, key = _known(row, sink)
+    if not (isinstance(acked, int) and isinstance(last, int | None) and isinstance(key, str | None)):
+        raise damage("a place of a sink that makes no sense")
     return acked, last, key
+
+
+def _begin(connection: sqlite3.Connection) -> int:
+    """Return what a sink without a row has passed: all events, but none where rows about sinks were lost."""
+    row = connection.execute("SELECT acked_seq FROM cursor WHERE sink = ?", (LOST,)).fetchone()
+    row = row or connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _rows(

@@ -6,12 +6,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
-
-import structlog
 
 from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.infrastructure.storage.owner_lock import OwnerLock
@@ -19,18 +17,18 @@ from sentinel_pipeline.infrastructure.storage.place import ensure_place
 from sentinel_pipeline.infrastructure.storage.rescue import (
     Places,
     Replacement,
+    finish_replacement,
     mode_of,
     open_or_replace,
     replace_damaged,
     replace_lost,
 )
-from sentinel_pipeline.infrastructure.storage.schema import connect, damage, explain, open_database
-
-log = structlog.get_logger(__name__)
+from sentinel_pipeline.infrastructure.storage.schema import connect, damage, explain, is_damage, open_database
 
 T = TypeVar("T")
 
-AGAIN_S = 30.0  # between two replacements of damaged files: each leaves one behind, and a bad disk must not be filled
+AGAIN_S = 30.0  # between two replacements that leave a file behind: a bad disk must not be filled
+REST = 10.0  # a replacement that failed is tried again after so many times as long as the try took, AGAIN_S at most
 
 
 class OutboxFile:
@@ -60,7 +58,9 @@ class OutboxFile:
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._ending = True
-        self._rebuild_from = 0.0
+        self._aside_from = 0.0  # when the next file may be set aside
+        self._retry_from = 0.0  # when a replacement may be tried again, and why the last one failed
+        self._reason, self._remedy = "", ""
         self._known: tuple[tuple[int, int] | None, ...] = ()
         self._folder = path.absolute().parent
         self._folder_known = 0, 0
@@ -84,8 +84,11 @@ class OutboxFile:
             self._replaced(replacement)
 
     def writer(self) -> sqlite3.Connection:
-        """Return the writing connection. Raises like ``rebuild`` when a damaged file could not be replaced yet."""
-        return self._writer or self.rebuild()
+        """Return the writing connection; opens the file again when a replacement of it was cut short.
+
+        Raises like ``rebuild``.
+        """
+        return self._writer or self._reopen()
 
     def end_reading(self) -> None:
         """Close the reading connection for good; what is being read is read to its end."""
@@ -132,6 +135,8 @@ class OutboxFile:
 
         Looks at the directory first, whose date changes with its names (to some milliseconds); ``thorough`` does not.
         """
+        if self._writer is None:
+            return False
         try:
             found = os.stat(self._folder)
             folder = found.st_ino, found.st_mtime_ns
@@ -147,38 +152,75 @@ class OutboxFile:
         return lost
 
     def keep_ownership(self) -> None:
-        """Lock the lock file anew if somebody has deleted it."""
-        try:
-            self._owner.renew()
-        except OutboxError as exc:
-            log.warning("somebody deleted the outbox's lock file, and now another program has it", reason=str(exc))
+        """Lock the lock file anew if somebody has deleted it. Raises ``OutboxError``: the file is not ours now."""
+        self._owner.renew()
 
     def rebuild(self) -> sqlite3.Connection:
         """Replace the damaged file and return a connection to the new one.
 
         Lets ``sqlite3.Error`` out and raises ``OutboxError``: then it may be tried again.
         """
-        if time.monotonic() < self._rebuild_from:
+        if time.monotonic() < self._aside_from:
             raise OutboxError(
                 f"{self.path} is damaged again within {AGAIN_S:g} s of being replaced",
                 remedy="check the disk and the memory of this machine",
             )
-        replacement = replace_damaged(
-            self.path, self._writer, self.places, let_go=self._let_go, hurry=lambda: self._ending
-        )
-        self._rebuild_from = time.monotonic() + AGAIN_S
-        return self._go_on(replacement)
+        with self._paced():
+            replacement = replace_damaged(
+                self.path, self._writer, self.places, let_go=self._let_go, hurry=lambda: self._ending
+            )
+        self._note(replacement)
+        return self._go_on()
 
-    def restore(self) -> None:
-        """Write a lost file again from the connection that still has it.
+    def restore(self, *, at_once: bool = False) -> None:
+        """Write a lost file again from the connection that still has it; nothing when another program has the lock.
+
+        ``at_once``: whether to try also when a try has just failed.
 
         Lets ``sqlite3.Error`` out and raises ``OutboxError``: then it may be tried again.
         """
-        here, known = self._identity()[0], self._known[0]
-        replacement = replace_lost(self.writer(), self.path, self._mode, foreign=here is not None and here != known)
-        self._let_go()
         self.keep_ownership()
-        self._go_on(replacement)
+        here, known = self._identity()[0], self._known[0]
+        foreign = here is not None and here != known
+        if foreign and time.monotonic() < self._aside_from and not at_once:
+            raise OutboxError(
+                f"another file was put in the place of {self.path} again within {AGAIN_S:g} s",
+                remedy="find out what does that, and end it",
+            )
+        try:
+            with self._paced(at_once=at_once):
+                replacement = replace_lost(self.writer(), self.path, self._mode, foreign=foreign)
+        except sqlite3.Error:  # what is open is damaged as well
+            self.rebuild()
+            return
+        self._let_go()
+        self._note(replacement)
+        self._go_on()
+
+    @contextmanager
+    def _paced(self, *, at_once: bool = False) -> Iterator[None]:
+        """Let a try that copies the whole file, and failed, not be made again for each event.
+
+        Lets only a ``sqlite3.Error`` that means damage out; raises ``OutboxError`` for all others.
+        """
+        began = time.monotonic()
+        if began < self._retry_from and not at_once:
+            raise OutboxError(self._reason, remedy=self._remedy)
+        try:
+            yield
+        except (OutboxError, sqlite3.Error) as exc:
+            if isinstance(exc, sqlite3.Error) and is_damage(exc):
+                raise
+            why = exc if isinstance(exc, OutboxError) else explain(exc, self.path)
+            self._reason, self._remedy = why.args[0], why.remedy
+            now = time.monotonic()
+            self._retry_from = now + min(AGAIN_S, REST * (now - began))
+            raise OutboxError(self._reason, remedy=self._remedy) from exc
+
+    def _note(self, replacement: Replacement) -> None:
+        if replacement.aside is not None:
+            self._aside_from = time.monotonic() + AGAIN_S
+        self._replaced(replacement)
 
     def _let_go(self) -> None:
         """Close both connections. In this order neither is a last one that may write: that one would copy its log into
@@ -188,10 +230,22 @@ class OutboxFile:
             self.close()
             self._stop_reading()
 
-    def _go_on(self, replacement: Replacement) -> sqlite3.Connection:
-        connection = open_database(self.path, timeout_s=self._timeout_s, check=False)
+    def _reopen(self) -> sqlite3.Connection:
+        """Open a file that was let go to be replaced; perhaps it was, perhaps half, perhaps it is still damaged."""
+        finished = finish_replacement(self.path)
+        if finished is not None:
+            self._note(finished)
+        if self.path.exists():
+            try:
+                return self._go_on(check=True)
+            except sqlite3.Error as exc:
+                if not is_damage(exc):
+                    raise
+        return self.rebuild()
+
+    def _go_on(self, *, check: bool = False) -> sqlite3.Connection:
+        connection = open_database(self.path, timeout_s=self._timeout_s, check=check)
         self._begin(connection)
-        self._replaced(replacement)
         return connection
 
     def _begin(self, connection: sqlite3.Connection) -> None:

@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 RESCUE_S = 10.0  # what can be read in this time is carried over, the rest stays in the file that is set aside
 UNREADABLE_ROWS = 20_000  # in a row, after which nothing more is expected of the table
 
+LOST = ""  # no sink is called that: the name of the place of all sinks whose own is lost
+
 # What concerns a page, or (an error without a code of its own) one text that is no UTF-8.
 _SINGLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR})
 
@@ -65,23 +67,20 @@ class Replacement:
     """A new file in the place of another.
 
     reason: what was wrong. aside: where the old file is, None when it is gone. rescued: events carried over.
-    resume_at: where sinks begin whose places are lost: before the oldest event.
     """
 
     reason: str
     aside: Path | None
     rescued: int
-    resume_at: int | None = None
     at: float = field(default_factory=time.time)
 
 
 def open_or_replace(path: Path, *, timeout_s: float = 1.0) -> tuple[sqlite3.Connection, Replacement | None]:
     """Open the outbox of a program that starts; one that is damaged is replaced. Raises ``OutboxError``."""
     try:
-        if _rebuilt(path).exists():
-            _put_in_place(path, "corrupt")  # a program was killed in the middle of replacing it
+        finished = finish_replacement(path)
         try:
-            return open_database(path, timeout_s=timeout_s), None
+            return open_database(path, timeout_s=timeout_s), finished
         except sqlite3.DatabaseError as exc:
             if not is_damage(exc):
                 raise
@@ -89,6 +88,24 @@ def open_or_replace(path: Path, *, timeout_s: float = 1.0) -> tuple[sqlite3.Conn
         return open_database(path, timeout_s=timeout_s), replaced
     except sqlite3.Error as exc:
         raise explain(exc, path) from exc
+
+
+def finish_replacement(path: Path) -> Replacement | None:
+    """Put a new file in place that is whole and has waited for it since its program was killed, or its disk failed.
+
+    Raises ``OutboxError``: then it may be tried again.
+    """
+    if not _rebuilt(path).exists():
+        return None
+    rescued = 0
+    with suppress(sqlite3.Error), closing(connect(_rebuilt(path), read_only=True, immutable=True)) as new:
+        rescued = new.execute("SELECT count(*) FROM event").fetchone()[0]
+    aside = _put_in_place(path, "corrupt")
+    log.error(
+        "the outbox was being replaced when that was cut off: it is now", path=str(path), aside=str(aside or ""),
+        rescued=rescued,
+    )  # fmt: skip
+    return Replacement(f"{path} was damaged, deleted or moved", aside, rescued)
 
 
 def replace_damaged(
@@ -122,7 +139,7 @@ def replace_damaged(
                 cursors += _copy(source, target, enough)
         if hurry():
             raise OutboxError(f"{path} is damaged", remedy="the next start replaces it")
-        rescued, resume_at = _place(cursors, target, places)
+        rescued = _place(cursors, target, places)
         target.execute("COMMIT")
     aside = _put_in_place(path, "corrupt")
     log.error(
@@ -132,7 +149,7 @@ def replace_damaged(
         rescued=rescued,
         remedy=f"what could not be read may come out with: sqlite3 {aside} .recover",
     )
-    return Replacement(f"{path} was damaged", aside, rescued, resume_at)
+    return Replacement(f"{path} was damaged", aside, rescued)
 
 
 def replace_lost(connection: sqlite3.Connection, path: Path, mode: int, *, foreign: bool) -> Replacement:
@@ -220,11 +237,17 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, enough: Callab
         return []
 
 
-def _place(cursors: list[dict[str, Any]], target: sqlite3.Connection, places: Places) -> tuple[int, int | None]:
-    """Put each sink where it was at the furthest; return how many events there are, and ``resume_at``."""
+def _place(cursors: list[dict[str, Any]], target: sqlite3.Connection, places: Places) -> int:
+    """Put each sink where it was at the furthest; return how many events there are.
+
+    A program that starts does not know by heart which sinks there were: a row without a name keeps, until they are
+    registered, where those begin whose rows are lost.
+    """
     count, oldest, newest = target.execute("SELECT count(*), min(seq), max(seq) FROM event").fetchone()
     newest = max(newest or 0, places.newest)
     known: dict[str, dict[str, Any]] = {sink: {"sink": sink, "acked_seq": seq} for sink, seq in places.acked.items()}
+    if not places.acked and oldest is not None:
+        cursors = [*cursors, {"sink": LOST, "acked_seq": oldest - 1, "retired_at": time.time()}]
     for cursor in cursors:
         sink, acked = cursor["sink"], cursor["acked_seq"]
         known[sink] = {**cursor, "acked_seq": max(acked, known.get(sink, cursor)["acked_seq"])}
@@ -234,18 +257,25 @@ def _place(cursors: list[dict[str, Any]], target: sqlite3.Connection, places: Pl
         target.execute(f"INSERT INTO cursor({', '.join(values)}) VALUES({marks})", tuple(values.values()))
     target.execute("DELETE FROM sqlite_sequence WHERE name = 'event'")
     target.execute("INSERT INTO sqlite_sequence(name, seq) VALUES('event', ?)", (newest,))
-    return count, None if known or oldest is None else oldest - 1
+    return int(count)
 
 
 def _cursors(source: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Return the rows about sinks that make sense.
+    """Return what makes sense of the rows about sinks; a place that does not is before all events.
 
-    Without the keys of batches under way: such a batch may have lost events, and a key never stands for two bodies.
+    Without the batches under way: such a batch may have lost events, and a key never stands for two bodies.
     """
     found = source.execute("SELECT * FROM cursor")
     names = [column[0] for column in found.description]
-    cursors = [dict(zip(names, row, strict=True)) | {"batch_last": None, "batch_key": None} for row in found]
-    return [c for c in cursors if isinstance(c["sink"], str) and isinstance(c["acked_seq"], int)]
+    cursors = []
+    for row in found:
+        values = dict(zip(names, row, strict=True))
+        sink, acked = values.pop("sink"), values.pop("acked_seq")
+        del values["batch_last"], values["batch_key"]
+        if isinstance(sink, str) and sink != LOST:
+            numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+            cursors.append({"sink": sink, "acked_seq": acked if isinstance(acked, int) else 0, **numbers})
+    return cursors
 
 
 def _readable(source: sqlite3.Connection, select: str, key: str, enough: Callable[[], bool]) -> Iterator[Row]:

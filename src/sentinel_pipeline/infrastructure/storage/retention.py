@@ -167,6 +167,7 @@ class Retention:
         ahead = self._clock() - _elapsed()
         if abs(ahead - self._clock_ahead) > CLOCK_S:
             self._date_anew(connection)
+            connection.execute("UPDATE cursor SET not_before = not_before + ?", (ahead - self._clock_ahead,))
             connection.execute("COMMIT")  # only what is on the disk counts as corrected
             connection.execute("BEGIN IMMEDIATE")
             self._clock_ahead = ahead

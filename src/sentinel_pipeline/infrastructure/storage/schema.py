@@ -53,8 +53,13 @@ def primary_code(exc: sqlite3.Error) -> int:
 
 
 def is_damage(exc: sqlite3.Error) -> bool:
-    """Return whether SQLite says that the file is damaged; a log that somebody has cut short is an I/O error to it."""
-    return primary_code(exc) in _DAMAGED or getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ
+    """Return whether SQLite says that the file is damaged.
+
+    A log that somebody has cut short is an I/O error to it, and text that is no UTF-8, as nobody stores, one of Python.
+    """
+    garbled = str(exc).startswith("Could not decode to UTF-8")
+    cut_short = getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ
+    return primary_code(exc) in _DAMAGED or cut_short or garbled
 
 
 def damage(found: str) -> sqlite3.DatabaseError:

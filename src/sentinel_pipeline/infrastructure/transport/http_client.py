@@ -245,7 +245,7 @@ class HttpEventClient:
 
     def _wait(self, state: RetryCallState) -> float:
         failure = state.outcome.exception() if state.outcome else None
-        asked = failure.retry_after_s if isinstance(failure, DeliveryError) else None
+        asked = failure.retry_after_s if isinstance(failure, TransportError) else None
         return max(self._backoff(state), asked or 0.0)
 
     def _noted(self, failure: TransportError | None) -> bool:

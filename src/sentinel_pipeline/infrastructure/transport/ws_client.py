@@ -87,7 +87,7 @@ class WebSocketEventClient:
         self._wake = asyncio.Event()
         self._link: Link | None = None
         self._pause: float | None = 0.0  # before the next attempt of receive_loop; None: it gives up
-        self._not_before = 0.0  # monotonic; until then a server that accepts and closes is left alone
+        self._not_before, self._asked = 0.0, ""  # monotonic; until then the server is left alone, and why
 
     def __repr__(self) -> str:
         return f"<WebSocketEventClient {self._settings.target.host} {self._state.value}>"
@@ -169,15 +169,16 @@ class WebSocketEventClient:
     async def ensure_connected(self) -> None:
         """Connect when there is no connection, in one attempt. Raises a ``TransportError``.
 
-        Does not even try while a server that accepts and closes is being left alone: ``DeliveryError`` says how long.
+        Does not even try while the server is being left alone, because it accepts and closes, or has refused a
+        connection with ``Retry-After``: ``DeliveryError`` says how long.
         """
+        async with self._dialling:  # an attempt under way may end in a connection, or in the wish to be left alone
+            pass
         if self._current() is not None:
             return
         wait = self._not_before - time.monotonic()
         if wait > 0:
-            raise DeliveryError(
-                f"{self._settings.target.host} accepts connections and closes them", remedy=RESENT, retry_after_s=wait
-            )
+            raise DeliveryError(f"{self._settings.target.host} {self._asked}", remedy=RESENT, retry_after_s=wait)
         self._running = True
         await self._dial()
 
@@ -213,9 +214,10 @@ class WebSocketEventClient:
                     "reconnecting is given up", receiver=self._settings.target.host, failures=self.reconnect_count
                 )
                 return False
-            if self._pause > 0:
+            pause = max(self._pause, self._not_before - time.monotonic())
+            if pause > 0:
                 self._move(ConnectionState.RECONNECTING)
-                await self._sleep(self._pause)
+                await self._sleep(pause)
             if not self._running or self._link is not None:
                 break
             try:
@@ -234,9 +236,8 @@ class WebSocketEventClient:
         if wait is None:
             return None
         if isinstance(failure, Unauthorised):
-            return self._longest_wait  # many servers lock an account that tries too often
-        asked = failure.retry_after_s if isinstance(failure, DeliveryError) else None
-        return max(wait, asked or 0.0)
+            wait = self._longest_wait  # many servers lock an account that tries too often
+        return max(wait, failure.retry_after_s or 0.0)
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, or until somebody connects or disconnects."""
@@ -256,14 +257,16 @@ class WebSocketEventClient:
                 self._move(ConnectionState.CONNECTING)
             try:
                 link = await open_link(self._settings, self._tls, self._on_message, self._hello_wait)
-            except BaseException:
+            except BaseException as exc:
+                if isinstance(exc, TransportError) and exc.retry_after_s:
+                    self._leave_alone(exc.retry_after_s, "asked to be left alone for a while")
                 if self._state is ConnectionState.CONNECTING and life == self._life:
                     self._move(ConnectionState.DISCONNECTED)
                 raise
             if life != self._life:
                 await link.close()
                 raise DeliveryError(f"the connection to {self._settings.target.host} was not wanted any more")
-            self._link = link
+            self._link, self._not_before = link, 0.0
             self._move(ConnectionState.CONNECTED)
             self._wake.set()
             link.ended.add_done_callback(lambda _: self._lost(link))
@@ -281,9 +284,14 @@ class WebSocketEventClient:
         self._link = None
         self._pause = self._retry.failed(link.lived_s)
         if link.lived_s < self._healthy_after:
-            self._not_before = time.monotonic() + (self._longest_wait if self._pause is None else self._pause)
+            self._leave_alone(
+                self._longest_wait if self._pause is None else self._pause, "accepts connections and closes them"
+            )
         log.info("connection lost", receiver=self._settings.target.host, reason=str(link.failure()))
         self._move(ConnectionState.RECONNECTING if self._keeping else ConnectionState.DISCONNECTED)
+
+    def _leave_alone(self, seconds: float, why: str) -> None:
+        self._not_before, self._asked = time.monotonic() + seconds, why
 
     def _move(self, new: ConnectionState) -> None:
         old, self._state = self._state, move(self._state, new)

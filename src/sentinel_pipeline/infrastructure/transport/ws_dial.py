@@ -101,6 +101,6 @@ def closed(exc: ConnectionClosed, host: str, mask: Callable[[str], str] = str) -
 def _refused(exc: InvalidStatus | InvalidProxyStatus, host: str, mask: Mask) -> TransportError:
     response = exc.response
     through = f"the proxy in front of {host}" if isinstance(exc, InvalidProxyStatus) else host
-    headers = {name.lower(): value for name, value in response.headers.raw_items()}
+    headers = {name.lower(): ", ".join(response.headers.get_all(name)) for name in response.headers}
     detail = mask(bytes(response.body or b"")[:1024].decode("utf-8", "replace"))
     return refusal(response.status_code, headers, time.time(), host=through, detail=detail)
