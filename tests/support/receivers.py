@@ -160,7 +160,11 @@ class _ScriptedHandler(BaseHTTPRequestHandler):
         self.owner.connected()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the sender died in the middle of it: that is no request, and nobody hears an answer
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         reply = self.owner.arrived(Arrival(time.monotonic(), self.path, headers, body))
         self.owner.closing.wait(reply.delay)
