@@ -33,6 +33,11 @@ class Detections:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    def of(self, classes: NDArray[np.bool_]) -> Detections:
+        """Return those whose class is wanted. ``classes``: (number of labels,)."""
+        keep = classes[self.class_id]
+        return Detections(self.xyxy[keep], self.score[keep], self.class_id[keep])
+
     @classmethod
     def empty(cls) -> Detections:
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))

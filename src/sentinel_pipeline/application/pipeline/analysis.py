@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from threading import Thread
 from zlib import crc32
 
 import numpy as np
 import structlog
 
 from sentinel_pipeline.application.pipeline.mailbox import Mailbox
+from sentinel_pipeline.application.pipeline.stage import Stage
 from sentinel_pipeline.application.ports import Detector
 from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.domain.detections import Detections
@@ -64,10 +64,10 @@ class _Seen:
         return self._frame.image.luma(_GATE_WIDTH)
 
 
-class Analysis:
+class Analysis(Stage):
     """Analyses one stream in a thread of its own; newest frame first, never a backlog.
 
-    ``offer`` is called by the capture thread, ``overlay`` by the publishing thread.
+    ``overlay`` is called by the publishing thread.
     """
 
     _UNSTORED = 1000  # events kept in memory while the outbox refuses them
@@ -85,8 +85,8 @@ class Analysis:
         *,
         may_idle: bool = False,
     ) -> None:
-        self._id, self._spec, self._detector, self._emit, self._health = stream_id, spec, detector, emit, health
-        self._inbox: Mailbox[Frame] = Mailbox(1)
+        super().__init__(f"analyse:{stream_id}", Mailbox(1), health, "analysis_busy")
+        self._id, self._spec, self._detector, self._emit = stream_id, spec, detector, emit
         self._sampler = Sampler(spec.fps, phase=crc32(stream_id.encode()) / 2**32)
         self._gate = MotionGate(spec.motion)
         self._idleness = Idleness(spec.motion.hold, enabled=may_idle)
@@ -100,12 +100,7 @@ class Analysis:
         # The last two seconds, by time: replaced as a whole, never empty.
         self._scenes: tuple[_Scene, ...] = (_Scene(float("-inf"), (), self._zones, frozenset()),)
         self._complaints: dict[str, str] = {}
-        self._dropped = self._offered = self._finished = 0
-        self._thread = Thread(target=self._run, name=f"analyse:{stream_id}")
-
-    def start(self) -> None:
-        """Begin analysing."""
-        self._thread.start()
+        self._offered = self._finished = 0
 
     def offer(self, frame: Frame) -> None:
         """Take a frame when its turn has come; never blocks."""
@@ -123,22 +118,14 @@ class Analysis:
         trails: also where each object has been in the last two seconds.
         """
         scenes, now = self._scenes, self._clock.at(pts)
-        scenes = tuple(scene for scene in scenes if scene.at <= now) or scenes[:1]
-        scene = scenes[-1]
+        scene = next((scene for scene in reversed(scenes) if scene.at <= now), scenes[0])
         tracks = [track for track in scene.tracks if now - track.seen <= self._spec.track.lost_after]
         boxes = tuple(Box(t.at(now), _caption(t), alarm=t.track_id in scene.alarmed) for t in tracks)
-        walked = tuple(_trail(t, scenes, now) for t in tracks if t.track_id is not None) if trails else ()
+        walked: tuple[Trail, ...] = ()
+        if trails:
+            past = [earlier for earlier in scenes if earlier.at <= scene.at]
+            walked = tuple(_trail(t, past, now) for t in tracks if t.track_id is not None)
         return Overlay(boxes, scene.zones, trails=walked)
-
-    def close(self) -> None:
-        """Tell the thread to end; ``join`` waits for it."""
-        self._inbox.close()
-
-    def join(self, timeout: float) -> bool:
-        """Return whether the thread has ended within ``timeout`` seconds."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._inbox.closed:
@@ -154,12 +141,6 @@ class Analysis:
     def _next(self) -> _Seen | None:
         frame = self._inbox.get(self._STORE_AGAIN if self._unstored else None)
         return None if frame is None else _Seen(frame)
-
-    def _count_drops(self) -> None:
-        dropped = self._inbox.dropped
-        if dropped != self._dropped:
-            self._health.drop("analysis_busy", dropped - self._dropped)
-            self._dropped = dropped
 
     def _look_at(self, frame: _Seen) -> None:
         if time.monotonic() - frame.received_at > self._spec.max_age:
@@ -213,9 +194,7 @@ class Analysis:
 
     def _track(self, found: Detections, pts: float, trace: dict[str, float]) -> tuple[Track, ...]:
         started = time.perf_counter()
-        keep = self._wanted[found.class_id]
-        wanted = Detections(found.xyxy[keep], found.score[keep], found.class_id[keep])
-        tracks = self._tracker.update(wanted, self._detector.labels, self._clock.at(pts))
+        tracks = self._tracker.update(found.of(self._wanted), self._detector.labels, self._clock.at(pts))
         trace["track"] = (time.perf_counter() - started) * 1000
         return tracks
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from threading import Thread
 from zlib import crc32
 
 import numpy as np
 import structlog
 
 from sentinel_pipeline.application.pipeline.mailbox import Mailbox
+from sentinel_pipeline.application.pipeline.stage import Stage
 from sentinel_pipeline.application.ports import Detector
 from sentinel_pipeline.application.stream.health import StreamHealth
-from sentinel_pipeline.domain.detections import Detections
 from sentinel_pipeline.domain.errors import ModelError
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.domain.overlay import Hidden
@@ -24,31 +23,25 @@ from sentinel_pipeline.domain.tracking import Tracker
 log = structlog.get_logger(__name__)
 
 
-class Privacy:
+class Privacy(Stage):
     """Looks for the classes to hide, in a thread of its own, whatever the analysis does. Newest frame first.
 
-    ``offer`` is called by the capture thread, ``hidden`` by the publishing thread.
+    ``hidden`` is called by the publishing thread.
     """
 
     _HOLD = 1.0  # seconds for which an object that the model does not find again is still hidden
 
     def __init__(self, stream_id: str, spec: PrivacySpec, detector: Detector, health: StreamHealth) -> None:
-        self._id, self._spec, self._detector, self._health = stream_id, spec, detector, health
+        super().__init__(f"privacy:{stream_id}", Mailbox(1), health, "privacy_busy")
+        self._id, self._spec, self._detector = stream_id, spec, detector
         if unknown := set(spec.classes) - set(detector.labels):
             raise ValueError(f"nobody could find {', '.join(sorted(unknown))}: the model has no such class")
         self._wanted = np.array([label in spec.classes for label in detector.labels], bool)
-        self._inbox: Mailbox[Frame] = Mailbox(1)
         self._sampler = Sampler(spec.fps, phase=crc32(stream_id.encode()) / 2**32)
         self._tracker = Tracker(TrackSpec(lost_after=self._HOLD))
         # Pictures come in steps of their own, so that two looks may lie up to half an interval further apart.
         self._looks = Looks(longest=1.5 / spec.fps + 0.01, kept=4 * spec.delay)
         self._failure = ""
-        self._dropped = 0
-        self._thread = Thread(target=self._run, name=f"privacy:{stream_id}")
-
-    def start(self) -> None:
-        """Begin looking."""
-        self._thread.start()
 
     def offer(self, frame: Frame) -> None:
         """Take a frame when its turn has come; never blocks."""
@@ -60,28 +53,12 @@ class Privacy:
         regions = self._looks.regions(frame.pts, frame.size)
         return Hidden(self._spec.method, regions or (), everything=regions is None)
 
-    def close(self) -> None:
-        """Tell the thread to end; ``join`` waits for it."""
-        self._inbox.close()
-
-    def join(self, timeout: float) -> bool:
-        """Return whether the thread has ended within ``timeout`` seconds."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
-
     def _run(self) -> None:
         while not self._inbox.closed:
             frame = self._inbox.get()
             self._count_drops()
             if frame is not None:
                 self._look_at(frame)
-
-    def _count_drops(self) -> None:
-        dropped = self._inbox.dropped
-        if dropped != self._dropped:
-            self._health.drop("privacy_busy", dropped - self._dropped)
-            self._dropped = dropped
 
     def _look_at(self, frame: Frame) -> None:
         try:
@@ -98,9 +75,7 @@ class Privacy:
         spec = self._spec
         expires_at = frame.received_at + spec.max_age
         found, _ = self._detector.detect(frame, confidence=spec.confidence, iou=spec.iou, expires_at=expires_at)
-        keep = self._wanted[found.class_id]
-        private = Detections(found.xyxy[keep], found.score[keep], found.class_id[keep])
-        self._tracker.update(private, self._detector.labels, frame.pts)
+        self._tracker.update(found.of(self._wanted), self._detector.labels, frame.pts)
         # Who is not found again may have gone on or may have stopped.
         boxes = {
             track.track_id: around(track.xyxy, track.at(frame.pts))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from threading import Thread
 
 import structlog
 
 from sentinel_pipeline.application.pipeline.delay_line import DelayLine
 from sentinel_pipeline.application.pipeline.mailbox import Mailbox
+from sentinel_pipeline.application.pipeline.stage import Stage
 from sentinel_pipeline.application.ports import Audience, FrameSink, OutputReport, SinkReport
 from sentinel_pipeline.application.stream.health import StreamHealth
 from sentinel_pipeline.domain.errors import SentinelError
@@ -23,7 +23,7 @@ from sentinel_pipeline.domain.streams import PublishSpec, StreamState
 log = structlog.get_logger(__name__)
 
 
-class Publishing:
+class Publishing(Stage):
     """Publishes one stream in a thread of its own.
 
     ``offer`` is called by the capture thread. The sink is opened at the first frame and closed by the same thread.
@@ -46,35 +46,20 @@ class Publishing:
         *,
         delay: float = 0.0,
     ) -> None:
+        inbox = DelayLine(delay) if delay else Mailbox[Frame](buffer_size)
+        super().__init__(f"publish:{stream_id}", inbox, health, "publish_busy")
         self._audience = audience if spec.when == "watched" else None
-        self._id, self._spec, self._open_sink, self._overlay, self._health = stream_id, spec, open_sink, overlay, health
-        self._inbox: Mailbox[Frame] = DelayLine(delay) if delay else Mailbox(buffer_size)
+        self._id, self._spec, self._open_sink, self._overlay = stream_id, spec, open_sink, overlay
         # What the closed sinks have done, and the open one: replaced together, so that nothing is counted twice.
         self._progress: tuple[SinkReport, FrameSink | None] = (
             SinkReport("starting", "waiting for the first picture"),
             None,
         )
-        self._dropped = 0
-        self._thread = Thread(target=self._run, name=f"publish:{stream_id}")
         health.sink_report = self.report
-
-    def start(self) -> None:
-        """Begin publishing."""
-        self._thread.start()
 
     def offer(self, frame: Frame) -> None:
         """Take a frame; never blocks."""
         self._inbox.put(frame)
-
-    def close(self) -> None:
-        """Tell the thread to end; ``join`` waits for it."""
-        self._inbox.close()
-
-    def join(self, timeout: float) -> bool:
-        """Return whether the thread has ended within ``timeout`` seconds."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     def report(self) -> SinkReport:
         """Return how publishing is doing, with the counts of all sinks so far; safe from any thread."""
@@ -175,13 +160,6 @@ class Publishing:
             if self._inbox.get(left) is not None:
                 self._health.drop("publish_failed")
         self._count_drops()
-
-    def _count_drops(self) -> None:
-        """Tell of the frames that the inbox has pushed out since the last call."""
-        dropped = self._inbox.dropped
-        if dropped != self._dropped:
-            self._health.drop("publish_busy", dropped - self._dropped)
-            self._dropped = dropped
 
 
 class _Pressure:
