@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import av
@@ -17,6 +14,7 @@ from faults.notebook import Notebook
 from faults.site import LATE_PICTURE, NOTICED, POLL, READ_TIMEOUT, site
 from support.program import wait_until
 from support.streams import publishing
+from support.viewer import Viewer, viewing
 
 pytestmark = [pytest.mark.ffmpeg]
 
@@ -24,43 +22,18 @@ NEUTRAL = 128
 GREEN = 25  # so far from neutral is the mean chroma of no picture here; all zero (green) is 128 away
 
 
-class Viewer:
-    """Watches a published stream and keeps what it sees of each picture: its size, and its mean colours."""
+class Colours(Viewer):
+    """Keeps of each picture its size, and its mean colours."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(url)
         self.sizes: set[tuple[int, int]] = set()
-        self.pictures = 0
         self.worst = 0.0  # farthest mean of a chroma plane from neutral
-        self._url = url
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="viewer")
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        self._end.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def _watch(self) -> None:
-        with av.open(self._url, options={"rtsp_transport": "tcp", "analyzeduration": "300000"}, timeout=10) as source:
-            for frame in source.decode(video=0):
-                self.pictures += 1
-                self.sizes.add((frame.width, frame.height))
-                planes = frame.to_ndarray(format="yuv444p")
-                self.worst = max(self.worst, *(abs(float(np.mean(plane)) - NEUTRAL) for plane in planes[1:]))
-                if self._end.is_set():
-                    return
-
-
-@contextmanager
-def viewing(url: str) -> Iterator[Viewer]:
-    viewer = Viewer(url)
-    viewer.start()
-    with closing(viewer):
-        wait_until(lambda: viewer.pictures > 0, 10, "a first published picture")
-        yield viewer
+    def see(self, picture: av.VideoFrame) -> None:
+        self.sizes.add((picture.width, picture.height))
+        planes = picture.to_ndarray(format="yuv444p")
+        self.worst = max(self.worst, *(abs(float(np.mean(plane)) - NEUTRAL) for plane in planes[1:]))
 
 
 FOLLOWED = {
@@ -83,7 +56,7 @@ def test_a_picture_that_changes_is_followed(what: str, tmp_path: Path, clips: Cl
         publishing(it.relay.url("other"), clip=getattr(clips, FOLLOWED[what])),
     ):
         it.relay.wait_for_publisher("other", 10)
-        with viewing(it.relay.url("bad-out")) as viewer:
+        with viewing(Colours(it.relay.url("bad-out"))) as viewer:
             it.relay.faults("bad").play("other")
             it.more_events("bad", 6)
             it.relay.faults("bad").resume()
@@ -114,7 +87,7 @@ def test_a_codec_that_changes_is_found_out(what: str, tmp_path: Path, clips: Cli
         publishing(it.relay.url("other"), clip=getattr(clips, RECONNECTED[what])),
     ):
         it.relay.wait_for_publisher("other", 10)
-        with viewing(it.relay.url("bad-out")) as viewer:
+        with viewing(Colours(it.relay.url("bad-out"))) as viewer:
             it.relay.faults("bad").play("other")
             said, noticed = it.left("bad")
             assert noticed < NOTICED + POLL + LATE_PICTURE
@@ -139,7 +112,7 @@ def test_damaged_pictures_do_not_end_the_stream(tmp_path: Path, clips: Clips, no
 
     pain 6: green noise until a restart; pain 7: smear.
     """
-    with site(tmp_path, clips, overlay=False) as it, viewing(it.relay.url("bad-out")) as viewer:
+    with site(tmp_path, clips, overlay=False) as it, viewing(Colours(it.relay.url("bad-out"))) as viewer:
         it.relay.faults("bad").lose(0.1)
         started = time.monotonic()
         while time.monotonic() - started < 5:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -18,6 +17,7 @@ from faults.site import configuration, end_well, lab_model, stream
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
 from support.program import running, wait_until
 from support.streams import publishing
+from support.viewer import Viewer, viewing
 
 pytestmark = [pytest.mark.ffmpeg]
 
@@ -29,35 +29,22 @@ MIDDLE = np.s_[HEIGHT // 3 : 2 * HEIGHT // 3, 2 * WIDTH // 5 : 3 * WIDTH // 5]
 SHARP = 8.0  # the grid has about 25 at its own place, and 3 at most once it is hidden and encoded
 
 
-class Watcher:
-    """Watches a published stream: how much of the grid is seen in the corner, and the most ever in the middle."""
+class Grid(Viewer):
+    """Keeps how much of the grid is seen in the corner, and the most ever in the middle."""
 
     def __init__(self, url: str) -> None:
-        self.pictures = 0
+        super().__init__(url)
         self.corner = 0.0  # of the newest picture
         self.bright = 0.0  # mean of the newest picture
         self.sharpest_middle = 0.0
         self.sharpest_white_corner = 0.0
-        self._url, self._end = url, threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watcher")
-        self._thread.start()
 
-    def close(self) -> None:
-        self._end.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def _watch(self) -> None:
-        with av.open(self._url, options={"rtsp_transport": "tcp", "analyzeduration": "300000"}, timeout=10) as source:
-            for picture in source.decode(video=0):
-                luma = picture.to_ndarray(format="yuv420p")[:HEIGHT].astype(int)
-                self.corner, self.bright = _detail(luma[CORNER]), float(luma.mean())
-                self.sharpest_middle = max(self.sharpest_middle, _detail(luma[MIDDLE]))
-                if self.bright > 170:
-                    self.sharpest_white_corner = max(self.sharpest_white_corner, self.corner)
-                self.pictures += 1
-                if self._end.is_set():
-                    return
+    def see(self, picture: av.VideoFrame) -> None:
+        luma = picture.to_ndarray(format="yuv420p")[:HEIGHT].astype(int)
+        self.corner, self.bright = _detail(luma[CORNER]), float(luma.mean())
+        self.sharpest_middle = max(self.sharpest_middle, _detail(luma[MIDDLE]))
+        if self.bright > 170:
+            self.sharpest_white_corner = max(self.sharpest_white_corner, self.corner)
 
 
 def _detail(luma: np.ndarray) -> float:
@@ -65,11 +52,10 @@ def _detail(luma: np.ndarray) -> float:
 
 
 @contextmanager
-def watching(relay: RtspRelay, name: str) -> Iterator[Watcher]:
+def watching(relay: RtspRelay, name: str) -> Iterator[Grid]:
     relay.wait_for_publisher(name, 15)
-    with closing(Watcher(relay.url(name))) as watcher:
-        wait_until(lambda: watcher.pictures > 0, 15, "a first published picture")
-        yield watcher
+    with viewing(Grid(relay.url(name))) as grid:
+        yield grid
 
 
 @pytest.mark.parametrize("trouble", ["nan", "raise", "hang"])

@@ -13,6 +13,7 @@ from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
+from support.outboxes import take_all
 from support.small_disk import fill, small_disk
 
 
@@ -33,14 +34,6 @@ def append_until_refused(outbox: SqliteOutbox, start: int) -> tuple[int, OutboxE
         except OutboxError as exc:
             return number, exc
     raise AssertionError("the disk never became full")
-
-
-def take_all(outbox: SqliteOutbox) -> list[int]:
-    taken: list[int] = []
-    while (batch := outbox.next_batch("vms", 100)) is not None:
-        taken += [int(Event.from_wire(body).ts) for body in batch.bodies]
-        outbox.ack(batch)
-    return taken
 
 
 def test_outbox_full_disk_is_said_loudly_and_recovers_by_itself(disk: Path) -> None:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sentinel_pipeline.domain.streams import PublishSpec
-from sentinel_pipeline.interface.config import Config
-from sentinel_pipeline.interface.config.problems import Problem
+from support.configs import Load, Problems, assert_refused, stream
 
-Load = Callable[..., Config]
-Problems = Callable[..., list[Problem]]
 MOTION = "analyse: {motion: {enabled: true}, detect: {model: nanodet-g-416}}"
-
-
-def stream(text: str) -> str:
-    return f"version: 1\nstreams:\n  gate: {{source: 'test:', {text}}}\n"
 
 
 @pytest.mark.parametrize("skip", ["none", "nonref", "idle"])
@@ -65,10 +57,7 @@ def test_config_media_refuses_what_cannot_work(
     text: str, where: str, message: str, remedy: str, problems: Problems
 ) -> None:
     """Each impossible combination is one problem, at its place, with a remedy."""
-    (found,) = problems(stream(text))
-    assert found.where == f"streams.gate.{where}"
-    assert message in found.message
-    assert remedy in found.remedy
+    assert_refused(problems, text, where, message, remedy)
 
 
 def test_config_media_several_addresses_arrive(load: Load, tmp_path: Path) -> None:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from sentinel_pipeline.domain.streams import PrivacySpec
-from sentinel_pipeline.interface.config import Config
-from sentinel_pipeline.interface.config.problems import Problem
+from support.configs import Load, Problems, assert_refused, stream
 
-Load = Callable[..., Config]
-Problems = Callable[..., list[Problem]]
 PEOPLE = "analyse: {detect: {model: nanodet-g-416}}"
-
-
-def stream(text: str) -> str:
-    return f"version: 1\nstreams:\n  gate: {{source: 'test:', {text}}}\n"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +52,4 @@ def test_config_privacy_refuses_what_nobody_can_find(
     text: str, where: str, message: str, remedy: str, problems: Problems
 ) -> None:
     """A class that no model knows would never be hidden: it is refused, with the place and a way out."""
-    (found,) = problems(stream(text))
-    assert found.where == f"streams.gate.{where}"
-    assert message in found.message
-    assert remedy in found.remedy
+    assert_refused(problems, text, where, message, remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,14 @@ from sentinel_pipeline.application.ports import Batch, Outbox
 from sentinel_pipeline.domain.errors import OutboxError
 from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
+from support import outboxes
+from support.outboxes import numbers
+
+take_all = partial(outboxes.take_all, size=7)
 
 
 def event(number: int, stream: str = "gate") -> Event:
     return Event("INTRUSION", EventStage.DETECTED, stream, "rule", ts=float(number))
-
-
-def numbers(batch: Batch | None) -> list[int]:
-    return [] if batch is None else [int(Event.from_wire(body).ts) for body in batch.bodies]
 
 
 @pytest.fixture(params=["sqlite", "memory"])
@@ -33,14 +34,6 @@ def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
         return
     with SqliteOutbox(tmp_path / "outbox.db") as durable:
         yield durable
-
-
-def take_all(outbox: Outbox, sink: str, size: int = 7) -> list[int]:
-    taken: list[int] = []
-    while (batch := outbox.next_batch(sink, size)) is not None:
-        taken += numbers(batch)
-        outbox.ack(batch)
-    return taken
 
 
 def test_outbox_gives_every_sink_every_event_in_order(outbox: Outbox) -> None:

@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +20,18 @@ from structlog.testing import capture_logs
 
 from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.domain.errors import OutboxError
-from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.storage import group_commit, outbox_file, rescue
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 from sentinel_pipeline.infrastructure.storage.place import ensure_place
 from sentinel_pipeline.infrastructure.storage.rescue import Replacement
 from sentinel_pipeline.infrastructure.storage.schema import connect, damage
+from support import outboxes
+from support.outboxes import numbers, take_all
+
+events = partial(outboxes.events, padding=500)
 
 PARTS = ("", "-wal", "-shm")
-
-
-def events(count: int, start: int = 0) -> list[Event]:
-    return [
-        Event("X", EventStage.DETECTED, "gate", "rule", ts=float(start + number), details={"padding": "x" * 500})
-        for number in range(count)
-    ]
-
-
-def numbers(batch: Batch | None) -> list[int]:
-    return [] if batch is None else [int(Event.from_wire(body).ts) for body in batch.bodies]
-
-
-def take_all(outbox: SqliteOutbox, sink: str = "vms") -> list[int]:
-    taken: list[int] = []
-    while (batch := outbox.next_batch(sink, 100)) is not None:
-        taken += numbers(batch)
-        outbox.ack(batch)
-    return taken
 
 
 def spoil(path: Path, start: int, end: int | None = None) -> None:

@@ -14,30 +14,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.domain.errors import OutboxError
-from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.storage import group_commit, outbox_file, rescue
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 from sentinel_pipeline.infrastructure.storage.rescue import Replacement
 from sentinel_pipeline.infrastructure.storage.schema import damage
-
-
-def events(count: int, start: int = 0) -> list[Event]:
-    return [Event("X", EventStage.DETECTED, "gate", "rule", ts=float(start + number)) for number in range(count)]
-
-
-def numbers(batch: Batch | None) -> list[int]:
-    return [] if batch is None else [int(Event.from_wire(body).ts) for body in batch.bodies]
-
-
-def take_all(outbox: SqliteOutbox, sink: str = "vms") -> list[int]:
-    taken: list[int] = []
-    while (batch := outbox.next_batch(sink, 100)) is not None:
-        taken += numbers(batch)
-        outbox.ack(batch)
-    return taken
+from support.outboxes import events, numbers, take_all
 
 
 def delete(path: Path, *suffixes: str) -> None:

@@ -12,35 +12,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.domain.errors import OutboxError, OutboxFull
-from sentinel_pipeline.domain.events import Event, EventStage
+from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.infrastructure.storage import schema
 from sentinel_pipeline.infrastructure.storage.outbox import MIN_SIZE, SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 from sentinel_pipeline.infrastructure.storage.retention import _used
+from support.outboxes import events, numbers, take_all
 
 DAY = 86400.0
-
-
-def events(count: int, start: int = 0, padding: int = 0) -> list[Event]:
-    details = {"padding": "x" * padding} if padding else {}
-    return [
-        Event("X", EventStage.DETECTED, "gate", "rule", ts=float(start + number), details=details)
-        for number in range(count)
-    ]
-
-
-def numbers(batch: Batch | None) -> list[int]:
-    return [] if batch is None else [int(Event.from_wire(body).ts) for body in batch.bodies]
-
-
-def take_all(outbox: SqliteOutbox, sink: str) -> list[int]:
-    taken: list[int] = []
-    while (batch := outbox.next_batch(sink, 100)) is not None:
-        taken += numbers(batch)
-        outbox.ack(batch)
-    return taken
 
 
 def size_on_disk(path: Path) -> int:
