@@ -98,9 +98,10 @@ class Running:
             faults = [str(fault) for fault in exc.problems] if isinstance(exc, ConfigProblems) else [str(exc)]
             log.error("the configuration cannot be used: nothing is changed", faults=faults)  # noqa: TRY400 - the user's
             return
-        loaded, used = {spec.id: spec for spec in self._config.models}, used_models(new)
-        other = any(loaded.get(spec.id) != spec for spec in new.models if spec.id in used)
-        if other or not used <= self._detectors.keys() or needs_ffmpeg(new) > self._has_ffmpeg:
+        loaded = {spec.id: spec for spec in self._config.models if spec.id in self._detectors}
+        used = used_models(new)
+        missing = any(loaded.get(spec.id) != spec for spec in new.models if spec.id in used)
+        if missing or needs_ffmpeg(new) > self._has_ffmpeg:
             log.error(
                 "the new streams need a model, or FFmpeg, that is not loaded: nothing is changed", remedy="restart"
             )

@@ -57,9 +57,10 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     problems += _cross_checks(document, base, environ)
     if problems or root is None:
         raise ConfigProblems(problems)
+    streams = translate.stream_specs(root.streams.items(), base)
     return Config(
-        models=translate.model_specs(root, base),
-        streams=translate.stream_specs(root.streams.items(), base),
+        models=translate.model_specs(root.models, streams, base),
+        streams=streams,
         sinks=tuple(translate.sink_spec(name, section) for name, section in root.sinks.items()),
         outbox=translate.outbox_spec(root.outbox, base),
         api=translate.api_spec(root.api),

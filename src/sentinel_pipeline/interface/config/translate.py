@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sentinel_pipeline.domain.builtin_models import BUILTIN_MODELS
@@ -29,7 +29,6 @@ from sentinel_pipeline.interface.config.files import read_labels, resolve
 from sentinel_pipeline.interface.config.model_section import ModelSection
 from sentinel_pipeline.interface.config.process_sections import ApiSection, OutboxSection, RuntimeSection, split_listen
 from sentinel_pipeline.interface.config.references import finder
-from sentinel_pipeline.interface.config.root_section import RootSection
 from sentinel_pipeline.interface.config.rule_sections import DwellRule, LineRule, ZoneRule
 from sentinel_pipeline.interface.config.sink_section import HttpSink, MqttSink, WebSocketSink
 from sentinel_pipeline.interface.config.stream_section import (
@@ -41,13 +40,11 @@ from sentinel_pipeline.interface.config.stream_section import (
 )
 
 
-def model_specs(root: RootSection, base: Path) -> tuple[ModelSpec, ...]:
-    """Return the models of the file, and the built-in ones that streams name directly."""
-    enabled = [stream for stream in root.streams.values() if stream.enabled]
-    used = [stream.analyse.detect.model for stream in enabled if stream.analyse]
-    used += [_privacy(stream.privacy, stream.analyse).model for stream in enabled if stream.privacy]
-    direct = dict.fromkeys(name for name in used if name not in root.models and name in BUILTIN_MODELS)
-    written = tuple(model_spec(name, section, base) for name, section in root.models.items())
+def model_specs(models: Mapping[str, ModelSection], streams: Iterable[StreamSpec], base: Path) -> tuple[ModelSpec, ...]:
+    """Return the models of the file, and the built-in ones that ``streams`` name directly."""
+    used = [model for stream in streams for model in stream.models]
+    direct = dict.fromkeys(name for name in used if name not in models and name in BUILTIN_MODELS)
+    written = tuple(model_spec(name, section, base) for name, section in models.items())
     return written + tuple(ModelSpec(name, builtin=name) for name in direct)
 
 
