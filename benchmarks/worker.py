@@ -19,7 +19,7 @@ import orjson
 
 from benchmarks import cpu
 from sentinel_pipeline.application.event.emitter import EventEmitter
-from sentinel_pipeline.bootstrap import Running, running
+from sentinel_pipeline.bootstrap.program import Running, running
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.domain.frame import Frame
 from sentinel_pipeline.infrastructure.allocator import keep_little_memory

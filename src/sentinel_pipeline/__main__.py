@@ -25,12 +25,12 @@ class LazyProgram:
     """Imports the heavy parts when a command needs them, so that ``--help`` answers at once."""
 
     def preflight(self, config: Config) -> Sequence[tuple[str, SentinelError]]:
-        from sentinel_pipeline.bootstrap import preflight
+        from sentinel_pipeline.bootstrap.preflight import preflight
 
         return preflight(config)
 
     def run(self, config: Config, *, duration: float | None, report: Path | None) -> int:
-        from sentinel_pipeline.bootstrap import run
+        from sentinel_pipeline.bootstrap.run import run
 
         return run(config, duration=duration, report=report)
 

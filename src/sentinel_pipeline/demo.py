@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import yaml
 
-from sentinel_pipeline.bootstrap import run_until
+from sentinel_pipeline.bootstrap.run import run_until
 from sentinel_pipeline.domain.errors import SentinelError
 from sentinel_pipeline.infrastructure.allocator import keep_little_memory
 from sentinel_pipeline.infrastructure.video.ffmpeg_binary import find_ffmpeg

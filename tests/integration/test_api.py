@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from sentinel_pipeline.application.stream.manager import StreamManager
-from sentinel_pipeline.bootstrap import running
+from sentinel_pipeline.bootstrap.program import running
 from sentinel_pipeline.domain.errors import ConfigError, SentinelError
 from sentinel_pipeline.interface.api.app import make_app
 from sentinel_pipeline.interface.api.client import ask_status

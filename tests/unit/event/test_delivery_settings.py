@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_pipeline.bootstrap import delivery_settings, watched
+from sentinel_pipeline.bootstrap.needs import watched
+from sentinel_pipeline.bootstrap.sinks import delivery_settings
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.settings import SinkSpec
 from sentinel_pipeline.domain.system_events import Part

@@ -15,9 +15,9 @@ if "keep little" in sys.argv:
     keep_little_memory()
     keep_little_memory()
 if "run" in sys.argv:
-    from sentinel_pipeline import bootstrap
-    bootstrap.run_until = lambda *_, **__: 0
-    bootstrap.run(None)
+    from sentinel_pipeline.bootstrap import run as ending
+    ending.run_until = lambda *_, **__: 0
+    ending.run(None)
 meet = threading.Barrier(5)
 def allocate():
     libc.free(ctypes.c_void_p(libc.malloc(100)))
