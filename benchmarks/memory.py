@@ -52,10 +52,9 @@ def measure(options: argparse.Namespace) -> int:
     counts = options.streams or ([1, 2] if options.quick else [1, 2, 4])
     settle = options.settle or (3 if options.quick else 8)
     clip = Clip(*FULL_HD.size, seconds=10 if options.quick else 30)
-    rounds = 1 if options.quick else 2
     with cameras.relay() as relay, cameras.cameras(relay, clip.path(), max(counts)) as urls:
-        empty = [_memory([], relay, settle) for _ in range(rounds)]
-        by_count = {n: [_memory(urls[:n], relay, settle) for _ in range(rounds)] for n in counts}
+        empty = [_memory([], relay, settle) for _ in range(options.pairs)]
+        by_count = {n: [_memory(urls[:n], relay, settle) for _ in range(options.pairs)] for n in counts}
     results.add(Figure("model loaded, no stream: RSS", "MiB", tuple(m["rss"] for m in empty), None, Target(200)))
     results.add(Figure("  PSS", "MiB", tuple(m["pss"] for m in empty)))
     for n, measured in by_count.items():
