@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -14,6 +15,7 @@ import yaml
 
 from sentinel_pipeline.lab.receivers import HttpReceiver
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
+from support.incidents import open_incidents
 from support.peers import free_port
 from support.program import COMMAND, SentinelProcess, running, wait_until
 from support.streams import publishing
@@ -82,6 +84,35 @@ def test_program_reloads_its_streams(tmp_path: Path) -> None:
             assert vms.events[1]["details"]["reason"] == "no longer configured"
             assert program.end()[0] == 0
             assert "Traceback" not in program.stderr
+
+
+def test_program_closes_the_incidents_of_a_stream_that_ends(tmp_path: Path) -> None:
+    """A stream that is changed, and the program's own end, leave no incident open at the receiver."""
+    rule = {"name": "anybody", "when": "zone", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]], "event": "INTRUSION"}
+    analyse = {"fps": 5, "detect": {"model": "nanodet-g-416", "classes": ["person"]}, "rules": [rule]}
+    with HttpReceiver() as vms, RtspRelay() as relay, publishing(relay.url("a")):
+        relay.wait_for_publisher("a", 10)
+        settings = {**config(tmp_path, a=relay.url("a")), "sinks": {"vms": {"type": "http", "url": vms.url}}}
+        settings["streams"]["a"]["analyse"] = analyse
+        path = tmp_path / "run" / "sentinel.yaml"
+        with running(settings, tmp_path / "run") as program:
+            wait_until(lambda: open_incidents(vms.events), 20, "somebody is inside")
+            settings["streams"]["a"]["analyse"] = {**analyse, "fps": 4}
+            reload(program, path, yaml.safe_dump(settings), "streams are applied")
+            ended = [e["details"]["incident_id"] for e in wait_until(lambda: told_why(vms.events), 10, "closed")]
+            first_life = max(n for n, event in enumerate(vms.events, 1) if event["details"]["incident_id"] in ended)
+            wait_until(lambda: open_incidents(vms.events) - {*ended}, 20, "the same people, seen anew")
+            assert open_incidents(vms.events).isdisjoint(ended)
+            assert program.end()[0] == 0
+        report = json.loads(program.report.read_text())
+    assert not open_incidents(vms.events)
+    assert report["sinks"]["vms"]["delivered"] == len(vms.events)
+    assert report["streams"]["a"]["events"] == len(vms.events) - first_life
+
+
+def told_why(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that end an incident because its stream ends."""
+    return [event for event in events if event["details"].get("reason") == "the stream has ended"]
 
 
 def test_program_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -25,8 +24,9 @@ from sentinel_pipeline.bootstrap.sinks import delivery_settings, make_transport
 from sentinel_pipeline.bootstrap.workers import worker_factory
 from sentinel_pipeline.domain.errors import ConfigError, OutboxError, SentinelError
 from sentinel_pipeline.domain.events import Event
+from sentinel_pipeline.domain.incidents import closing
 from sentinel_pipeline.domain.redact import redact
-from sentinel_pipeline.domain.system_events import Outage, Part, open_outages, outbox_damaged
+from sentinel_pipeline.domain.system_events import SYSTEM, Part, open_outages, outbox_damaged
 from sentinel_pipeline.infrastructure.inference.detector import ModelDetector, open_detector
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
@@ -41,7 +41,10 @@ from sentinel_pipeline.interface.report import make_report
 
 log = structlog.get_logger(__name__)
 
-RECENT_EVENTS = 5000  # among which the last word on each stream and sink is looked for at the start
+# Among how many events it is looked for at the start what was left open: events of the program itself are few, and are
+# found by the database; incidents are among all the others, which are read.
+RECENT_EVENTS = 50_000
+RECENT_INCIDENTS = 5000
 
 
 class Running:
@@ -105,10 +108,13 @@ class Running:
     def finish(self) -> dict[str, Any]:
         """Stop the streams, let the sinks take what is pending, and return the last report.
 
-        The streams' states are those before the stop, and so are their counts: what was true while the program ran.
+        The streams' states are those before the stop, and so are their counts, save those of events.
         """
         streams = self._manager.snapshot()
         self._manager.stop()
+        for name, after in self._manager.snapshot().items():  # the end of a stream has closed its incidents
+            if name in streams:
+                streams[name] |= {key: after[key] for key in ("events", "events_lost")}
         self._emitter.flush(self.DRAIN)
         return self._report(streams)
 
@@ -144,8 +150,13 @@ def running(config: Config) -> Iterator[Running]:
         transports = {spec.id: make_transport(spec, commands) for spec in config.sinks}
         settings = {spec.id: delivery_settings(spec) for spec in config.sinks}
         emitter = stack.enter_context(EventEmitter(outbox, transports, settings))
-        streams_down, parts_down = left_open(config.outbox.path)
+        reader = OutboxReader(config.outbox.path)
+        system_events = recent(reader, RECENT_EVENTS, newest=RECENT_EVENTS, module=SYSTEM)
+        streams_down, parts_down = open_outages(system_events)
+        unfinished = closing(recent(reader, RECENT_INCIDENTS))
         events = stack.enter_context(SystemEvents(emitter.emit, streams_down=streams_down, parts_down=parts_down))
+        for event in unfinished:
+            events.tell(event)
         events.watch(emitter.conditions)
         outbox.on_replaced(lambda r: events.tell(outbox_damaged(r.reason, str(r.aside or ""), r.rescued, r.at)))
         detectors = {
@@ -169,11 +180,17 @@ def running(config: Config) -> Iterator[Running]:
         yield program
 
 
-def left_open(outbox: Path) -> tuple[dict[str, Outage], dict[Part, Outage]]:
-    """Return what was down when the program last ended, streams and other parts: so that their ends are told, once."""
+def recent(reader: OutboxReader, limit: int, **wanted: Any) -> list[Event]:
+    """Return the newest events of earlier lives, newest first, as far as they can be read."""
     try:
-        newest = [Event.from_wire(stored.body) for stored in OutboxReader(outbox).list(RECENT_EVENTS)]
-    except (OutboxError, ValueError) as exc:
-        log.warning("what was down before the start is not known", reason=redact(str(exc)))
-        return {}, {}
-    return open_outages(newest)
+        stored = reader.list(limit, **wanted)
+    except OutboxError as exc:
+        log.warning("what was open before the start is not known", reason=redact(str(exc)))
+        return []
+    found = []
+    for each in stored:
+        try:
+            found.append(Event.from_wire(each.body))
+        except ValueError as exc:
+            log.warning("a stored event cannot be read", seq=each.seq, reason=redact(str(exc)))
+    return found

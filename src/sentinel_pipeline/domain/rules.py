@@ -43,6 +43,10 @@ class Rule(Protocol):
         """Return the track ids with an incident under way (None for untracked objects)."""
         ...
 
+    def end(self) -> list[Finding]:
+        """Close every incident under way: nobody will look any more, and what stays open is an alarm for ever."""
+        ...
+
 
 def make_rule(spec: RuleSpec) -> Rule:
     """Return a fresh rule for ``spec``."""
@@ -100,6 +104,11 @@ class _Visits:
         ended = [key for key, visit in self.open.items() if key not in inside and now - visit.last >= self._clear_after]
         return list(inside.values()), [self.open.pop(key) for key in ended]
 
+    def end(self) -> list[_Visit]:
+        """Return the visits that have an incident, and forget all."""
+        left, self.open = [visit for visit in self.open.values() if visit.incident_id], {}
+        return left
+
 
 class _Cooldown:
     """Keeps the same object from opening incident after incident."""
@@ -146,6 +155,10 @@ class ZoneRule:
         """Return the tracks whose incident is open."""
         return frozenset(key for key, visit in self._visits.open.items() if visit.incident_id)
 
+    def end(self) -> list[Finding]:
+        """Clear what is open."""
+        return [self._finding(EventStage.CLEARED, visit) for visit in self._visits.end()]
+
     def _finding(self, stage: EventStage, visit: _Visit) -> Finding:
         return Finding(self._spec.name, self._spec.event, stage, visit.incident_id, visit.track)
 
@@ -176,6 +189,10 @@ class DwellRule:
     def active(self) -> frozenset[int | None]:
         """Return the tracks that have stayed too long."""
         return frozenset(key for key, visit in self._visits.open.items() if visit.incident_id)
+
+    def end(self) -> list[Finding]:
+        """Clear what is open."""
+        return [self._finding(EventStage.CLEARED, visit, visit.last) for visit in self._visits.end()]
 
     def _finding(self, stage: EventStage, visit: _Visit, until: float) -> Finding:
         details = {"dwell_s": round(until - visit.since, 2)}
@@ -211,6 +228,10 @@ class LineRule:
     def active(self) -> frozenset[int | None]:
         """A crossing has no duration."""
         return frozenset()
+
+    def end(self) -> list[Finding]:
+        """A crossing is over when it is told."""
+        return []
 
     def _crossing(self, before: Point, here: Point) -> str:
         start, end = self._spec.start, self._spec.end

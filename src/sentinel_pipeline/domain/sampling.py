@@ -60,6 +60,10 @@ class MotionGate:
             self._moved_at = pts
         return pts - self._moved_at <= self._spec.hold
 
+    def reset(self) -> None:
+        """Take the next picture as news: it has nothing to do with the last one."""
+        self._background = None
+
 
 class Idleness:
     """Says when key frames are enough: once the motion gate has been closed for ``hold`` seconds of stream time.

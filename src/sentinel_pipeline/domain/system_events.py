@@ -106,23 +106,25 @@ def _lasted(outage: Outage, ts: float) -> float:
 
 
 def open_outages(events: Iterable[Event]) -> tuple[dict[str, Outage], dict[Part, Outage]]:
-    """Return what was down when the program ended, streams by id and other parts, from its events, newest first.
-
-    Of several copies of an event the oldest counts: the others are an operator's replays, which say nothing new.
-    """
+    """Return what was down when the program ended, streams by id and other parts, from its events, newest first."""
     streams: dict[str, Outage | None] = {}
     parts: dict[Part, Outage | None] = {}
-    first_told: dict[str, Event] = {}
-    for event in events:
-        first_told.pop(event.event_id, None)  # to the place of the older copy
-        first_told[event.event_id] = event
-    for event in first_told.values():
+    for event in as_first_told(events):
         if event.type in (STREAM_DOWN, STREAM_UP):
             streams.setdefault(event.stream_id, _outage_of(event))
         elif event.type in _KINDS:
             kind = _KINDS[event.type]
             parts.setdefault(Part(kind, str(event.details.get(kind, "")), event.stream_id), _outage_of(event))
     return _those_open(streams), _those_open(parts)
+
+
+def as_first_told(events: Iterable[Event]) -> list[Event]:
+    """Return ``events``, newest first, without an operator's replays, which say nothing new: the oldest copy stays."""
+    first_told: dict[str, Event] = {}
+    for event in events:
+        first_told.pop(event.event_id, None)  # to the place of the older copy
+        first_told[event.event_id] = event
+    return list(first_told.values())
 
 
 _KINDS: dict[str, Kind] = {_type(kind, "DOWN"): kind for kind in get_args(Kind)} | {

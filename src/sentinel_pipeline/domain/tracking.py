@@ -107,6 +107,10 @@ class Tracker:
         known = [f.track() for f in self._followed] if self._spec.enabled else self._untracked
         return tuple(track for track in known if self._now - track.seen <= within)
 
+    def forget(self) -> None:
+        """Let go of all objects: their boxes mean nothing any more. Whoever is found next gets a new id."""
+        self._followed, self._untracked = [], ()
+
     def _match(
         self,
         found: Detections,

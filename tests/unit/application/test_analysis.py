@@ -24,6 +24,7 @@ from sentinel_pipeline.domain.streams import (
     AnalyseSpec,
     DetectSpec,
     DwellRuleSpec,
+    LineRuleSpec,
     MotionSpec,
     TrackSpec,
     ZoneRuleSpec,
@@ -115,6 +116,53 @@ def test_analysis_gate_forgives_a_picture_in_which_somebody_was_missed() -> None
     assert [event[1] for event in stage.events] == ["DETECTED", "CONFIRMED"]
 
 
+def test_analysis_closes_its_incidents_when_the_stream_ends() -> None:
+    """The next life of the stream knows nothing of them: without an end they would be alarms for ever."""
+    outbox, detector, stored = Outbox(), Script(), []
+    outbox.broken, detector.sees = False, PERSON
+    with analysing(outbox, detector) as (analysis, health):
+        analysis._emit = stored.extend  # type: ignore[method-assign]
+        for sequence in range(3):
+            analysis.offer(Frame(BLACK, sequence, float(sequence), 100.0 + sequence, time.monotonic()))
+            deadline = time.monotonic() + 5
+            while not analysis.settled() and time.monotonic() < deadline:
+                threading.Event().wait(0.005)
+    assert [str(event.stage) for event in stored] == ["DETECTED", "CONFIRMED", "CLEARED"]
+    assert len({event.details["incident_id"] for event in stored}) == 1
+    assert (stored[-1].ts, stored[-1].details["reason"]) == (102.0, "the stream has ended")
+    assert health.snapshot()["events"] == 3
+
+
+def test_analysis_that_ends_without_an_incident_says_nothing() -> None:
+    """Nobody was inside; and before the first picture there is nothing to say either."""
+    outbox, detector = Outbox(), Script()
+    outbox.broken = False
+    with analysing(outbox, detector) as (analysis, _):
+        analysis.offer(Frame(BLACK, 0, 0.0, 0.0, time.monotonic()))
+    with analysing(outbox, detector):
+        pass
+    assert outbox.calls == 0
+
+
+@pytest.mark.parametrize("tracking", [True, False])
+def test_analysis_forgets_where_everybody_stood_when_the_picture_has_another_size(tracking: bool) -> None:
+    """Behind the closed gate nobody is looked for: boxes of the old size would stand elsewhere in the new picture."""
+    right = ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0))
+    line = LineRuleSpec("line", (0.5, 0.0), (0.5, 1.0), "CROSSED")
+    stage = Stage(replace(ZONE, polygon=right), line, tracking=tracking)
+    stage.show(4, moving=True, sees=PERSON)
+    stage.show(10, moving=False, sees=PERSON)
+    half = BgrImage(np.zeros((18, 32, 3), np.uint8))
+    stage.detector.sees = Detections(PERSON.xyxy / 2, PERSON.score, PERSON.class_id)
+    for _ in range(10):
+        stage.pts += 1.0
+        stage.analysis._look_at(_Seen(Frame(half, int(stage.pts), stage.pts, stage.pts, time.monotonic())))
+        stage.analysis._store()
+        boxes = stage.analysis.overlay(stage.pts).boxes
+        assert [box.xyxy for box in boxes] == [(5.0, 2.5, 10.0, 15.0)]
+    assert stage.events == []
+
+
 def test_analysis_boxes_end_when_the_model_does_not_answer() -> None:
     """While the model fails the pictures go on, and boxes that nobody confirms are not drawn for ever."""
     stage = Stage(ZONE)
@@ -164,7 +212,10 @@ def analysing(outbox: Outbox, detector: Script) -> Iterator[tuple[Analysis, Stre
 
 
 def test_analysis_stores_refused_events_as_soon_as_the_outbox_takes_them() -> None:
-    """What the outbox refused is offered again although no frame comes any more, and the trouble is logged once."""
+    """What the outbox refused is offered again although no frame comes any more, and the trouble is logged once.
+
+    The third event is the end of the incident, with that of the analysis.
+    """
     outbox, detector = Outbox(), Script()
     detector.sees = PERSON
     with capture_logs() as logs, analysing(outbox, detector) as (analysis, health):
@@ -175,7 +226,7 @@ def test_analysis_stores_refused_events_as_soon_as_the_outbox_takes_them() -> No
         assert health.snapshot()["events"] == 0
         outbox.broken = False
         outbox.until(lambda: outbox.stored)
-    assert (health.snapshot()["events"], len(outbox.stored), health.snapshot()["frames_dropped"]) == (2, 2, 0)
+    assert (health.snapshot()["events"], len(outbox.stored), health.snapshot()["frames_dropped"]) == (3, 3, 0)
     assert [entry["event"] for entry in logs] == ["analysis impaired", "analysis works again"]
 
 

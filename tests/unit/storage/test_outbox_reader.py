@@ -17,7 +17,13 @@ from sentinel_pipeline.infrastructure.storage.place import ensure_place
 
 STAGES = [EventStage.DETECTED, EventStage.CONFIRMED, EventStage.CLEARED]
 EVENTS = [
-    Event(("INTRUSION", "LINE_CROSSED")[number % 2], STAGES[number % 3], f"cam{number % 4}", "rule", ts=1000.0 + number)
+    Event(
+        ("INTRUSION", "LINE_CROSSED")[number % 2],
+        STAGES[number % 3],
+        f"cam{number % 4}",
+        "other" if number == 7 else "rule",
+        ts=1000.0 + number,
+    )
     for number in range(12)
 ]
 
@@ -57,6 +63,9 @@ def ids(bodies: list[bytes]) -> list[int]:
         ({"type": "INTRUSION", "stage": "CONFIRMED"}, [10, 4]),
         ({"since": 1003.0, "until": 1005.0}, [5, 4, 3]),
         ({"stream": "nobody"}, []),
+        ({"module": "other"}, [7]),
+        ({"module": "rule", "newest": 5}, [11, 10, 9, 8]),
+        ({"newest": 3}, [11, 10, 9]),
     ],
     ids=str,
 )

@@ -196,7 +196,7 @@ def test_outbox_retired_sink_holds_events_for_an_hour_only(path: Path) -> None:
 
 
 def test_outbox_drops_what_is_older_than_max_age(path: Path) -> None:
-    """Old events and old dead letters go at the next start, the events counted; younger ones stay."""
+    """Old events and old dead letters go at the next start, counted; younger ones stay."""
     now = time.time()
     with SqliteOutbox(path, clock=lambda: now - 9 * DAY) as outbox:
         outbox.register(["vms"])
@@ -207,6 +207,7 @@ def test_outbox_drops_what_is_older_than_max_age(path: Path) -> None:
     with SqliteOutbox(path, clock=lambda: now - DAY) as outbox:
         assert eventually(lambda: outbox.backlog("vms").dropped == 3)
         assert outbox.backlog("vms").dead == 0
+        assert outbox.snapshot()["dropped"] == 4
         outbox.append(events(2, start=4))
         assert take_all(outbox, "vms") == [4, 5]
     with SqliteOutbox(path, max_age=None, clock=lambda: now + 900 * DAY):

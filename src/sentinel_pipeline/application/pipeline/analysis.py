@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from zlib import crc32
 
@@ -20,6 +20,7 @@ from sentinel_pipeline.domain.detections import Detections
 from sentinel_pipeline.domain.errors import ModelBusy, ModelError, OutboxError
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.domain.frame import Frame, Pixels
+from sentinel_pipeline.domain.incidents import STREAM_ENDED
 from sentinel_pipeline.domain.overlay import Box, Overlay, Trail, Zone
 from sentinel_pipeline.domain.redact import redact
 from sentinel_pipeline.domain.rules import Finding, make_rule
@@ -63,6 +64,10 @@ class _Seen:
             raise RuntimeError("this frame has been taken already")
         return self._frame.image.luma(_GATE_WIDTH)
 
+    def let_go(self) -> None:
+        """Forget the picture, if it is still there; what was true of it is kept."""
+        self._frame = None
+
 
 class Analysis(Stage):
     """Analyses one stream in a thread of its own; newest frame first, never a backlog.
@@ -98,7 +103,8 @@ class Analysis(Stage):
         self._still: tuple[Track, ...] = ()  # who stands there while the gate is closed
         self._unstored: deque[Event] = deque(maxlen=self._UNSTORED)
         # The last two seconds, by time: replaced as a whole, never empty.
-        self._scenes: tuple[_Scene, ...] = (_Scene(float("-inf"), (), self._zones, frozenset()),)
+        self._scenes: tuple[_Scene, ...] = (self._nothing(),)
+        self._last: _Seen | None = None  # whose picture is not kept
         self._complaints: dict[str, str] = {}
         self._offered = self._finished = 0
 
@@ -135,6 +141,7 @@ class Analysis(Stage):
                 self._look_at(frame)
             self._store()
             self._finished += frame is not None
+        self._end_incidents()
         if self._unstored:
             log.error("events lost: the outbox has not taken them", stream=self._id, events=len(self._unstored))
 
@@ -159,6 +166,8 @@ class Analysis(Stage):
             self._complain("model", f"internal error: {redact(repr(exc))}", traceback=True)
 
     def _analyse(self, frame: _Seen) -> None:
+        if self._last is not None and self._last.size != frame.size:
+            self._begin_anew()
         open_gate = not self._gate.enabled or self._gate.moved(frame.small(), frame.pts)
         # Before the model runs: the pictures that follow the one in which motion was seen are being kept for this.
         self._health.idle = self._idleness.after(frame.pts, open_gate=open_gate)
@@ -178,6 +187,13 @@ class Analysis(Stage):
         self._health.analysed.tick(time.monotonic())
         self._conclude(tracks, frame, trace)
 
+    def _begin_anew(self) -> None:
+        """Forget where everybody stands: the camera counts its pixels anew."""
+        self._gate.reset()
+        self._tracker.forget()
+        self._still = ()
+        self._scenes = (self._nothing(),)
+
     def _stand_still(self, frame: _Seen) -> None:
         """Go on with the rules while nothing moves: who was there is still there, and who had left stays away."""
         if self._clock.stop(frame.pts):
@@ -191,6 +207,22 @@ class Analysis(Stage):
         scene = self._describe(tracks, self._clock.at(frame.pts))
         self._scenes = (*(s for s in self._scenes if s.at >= scene.at - self._REMEMBERED), scene)
         self._keep([self._event(finding, frame, trace) for finding in findings])
+        frame.let_go()
+        self._last = frame
+
+    def _end_incidents(self) -> None:
+        """Clear what is open, as of the last picture: the rules of the stream's next life know nothing of it."""
+        if self._last is not None:
+            findings = [
+                replace(finding, details={**finding.details, "reason": STREAM_ENDED})
+                for rule in self._rules
+                for finding in rule.end()
+            ]
+            self._keep([self._event(finding, self._last, {}) for finding in findings])
+            self._store()
+
+    def _nothing(self) -> _Scene:
+        return _Scene(float("-inf"), (), self._zones, frozenset())
 
     def _track(self, found: Detections, pts: float, trace: dict[str, float]) -> tuple[Track, ...]:
         started = time.perf_counter()

@@ -74,11 +74,14 @@ class OutboxReader:
         since: float | None = None,
         until: float | None = None,
         before: int | None = None,
+        module: str | None = None,
+        newest: int | None = None,
     ) -> StoredEvents:
         """Return up to ``limit`` events, newest first, delivered ones included as long as they are kept.
 
         since, until: capture time ``ts`` in Unix seconds, both inclusive. before: only events with a smaller ``seq``
-        (the last one of the previous page).
+        (the last one of the previous page). newest: only among so many of the newest, whatever they are, which bounds
+        the search.
         """
         wanted: dict[str, Any] = {
             "json_extract(CAST(body AS TEXT), '$.stream_id') = ?": stream and _searchable(stream),
@@ -87,6 +90,8 @@ class OutboxReader:
             "json_extract(CAST(body AS TEXT), '$.ts') >= ?": since,
             "json_extract(CAST(body AS TEXT), '$.ts') <= ?": until,
             "seq < ?": before,
+            "json_extract(CAST(body AS TEXT), '$.module_name') = ?": module and _searchable(module),
+            "seq > (SELECT max(seq) FROM event) - ?": newest,
         }
         conditions = {sql: value for sql, value in wanted.items() if value is not None}
         return self._read(lambda connection: _events(connection, conditions, limit))

@@ -160,6 +160,8 @@ class Retention:
         gone = connection.execute(
             "DELETE FROM dead WHERE id IN (SELECT id FROM dead WHERE at < ? ORDER BY id LIMIT ?)", (cutoff, TIDY_ROWS)
         )
+        if gone.rowcount > 0:
+            self._dropped(gone.rowcount)
         return max(len(expired), gone.rowcount) >= TIDY_ROWS
 
     def _notice_clock(self, connection: sqlite3.Connection) -> None:
