@@ -51,8 +51,20 @@ def test_an_untrusted_certificate_is_named(post: Callable[[str, Verify], None], 
     with FaultyHttpServer(tls=certificate) as server:
         with pytest.raises(DeliveryError, match=f"TLS with 127.0.0.1:{server.port} failed: self-signed") as caught:
             post(server.url, True)
-        assert "CA file" in caught.value.remedy
+        assert "certificate store" in caught.value.remedy
+        assert "SSL_CERT_FILE" in caught.value.remedy
         assert server.requests == []
+
+
+@both_ways
+def test_what_the_remedy_names_is_trusted(
+    post: Callable[[str, Verify], None], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a setting of its own, the client trusts the file in SSL_CERT_FILE: what the remedy says is one."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with FaultyHttpServer(tls=certificate) as server:
+        post(server.url, True)
+        assert len(server.requests) == 1
 
 
 @both_ways

@@ -146,6 +146,7 @@ def test_mqtt_stream_state_is_retained_and_survives_a_broker_that_forgets(broker
 
 def test_mqtt_home_assistant_finds_the_sensors(broker: Broker) -> None:
     """With discovery a confirmed incident makes a retained sensor, on until the last incident is cleared."""
+    made = sink(broker.url, discovery="homeassistant")  # before the events, as in the program
     zone = {"type": "INTRUSION", "stream_id": "gate", "module_name": "back/yard +1", "ts": 1_732_406_400.0}
     sent = [
         Event(**zone, stage=EventStage.DETECTED, details={"incident_id": "1"}),
@@ -155,7 +156,7 @@ def test_mqtt_home_assistant_finds_the_sensors(broker: Broker) -> None:
         Event(**zone, stage=EventStage.CLEARED, details={"incident_id": "2"}),
     ]
     with subscribed(broker) as subscriber:
-        use(sink(broker.url, discovery="homeassistant"), lambda s: s.send(batch(sent)))
+        use(made, lambda s: s.send(batch(sent)))
         state = "site/a/streams/gate/rules/back%2Fyard%20%2B1"
         subscriber.wait_for(lambda s: len(s.on(state)) == 4)
         assert [message.payload for message in subscriber.on(state)] == [b"ON", b"ON", b"ON", b"OFF"]
@@ -264,8 +265,9 @@ def test_mqtt_wrong_password_and_forbidden_topic_are_told_apart_from_outages(tmp
             assert isinstance(failure, Unauthorised), failure
             assert not any(secret in f"{failure!s} {failure!r} {sink(url)!r}" for secret in ("wr0ng", SECRET, "p%40ss"))
         # What Home Assistant should see is forbidden: the events count all the same.
+        made = sink(good, discovery="homeassistant")
         sent = [Event("X", EventStage.CONFIRMED, "gate", "zone", 1.0, details={"incident_id": "1"})]
-        assert failure_of(sink(good, discovery="homeassistant"), batch(sent)) is None
+        assert failure_of(made, batch(sent)) is None
 
 
 @pytest.mark.parametrize("limit", ["message_size_limit 2000", "max_packet_size 2000"])
@@ -385,6 +387,8 @@ ONLINE = b"\x40\x02\x00\x01"  # the acknowledgement of the status, which comes f
         ((ACCEPTED, ONLINE, b"\xe0\x02\x95\x00"), PayloadTooLarge),
         ((ACCEPTED, ONLINE, b"\xe0\x02\x8e\x00"), DeliveryError),
         ((ACCEPTED, b"\xe0\x02\x87\x00"), Unauthorised),
+        ((ACCEPTED, b"\xe0\x02\x95\x00"), DeliveryError),  # the status is too large, or no text: no event was sent
+        ((ACCEPTED, b"\xe0\x02\x99\x00"), DeliveryError),
         ((ACCEPTED, ONLINE, b"\x40\x04\x00\x02\x10\x00"), type(None)),  # delivered, nobody listens
     ],
 )

@@ -6,6 +6,8 @@ import json
 import threading
 from typing import Any
 
+import pytest
+
 from sentinel_pipeline.application.event.delivery import DeliverySettings
 from sentinel_pipeline.application.event.emitter import EventEmitter
 from sentinel_pipeline.domain.errors import CommandRefused
@@ -72,6 +74,26 @@ def test_commands_that_hang_do_not_hold_up_events() -> None:
             release.set()
         server.wait_for(results)
         assert results(server) == [{"type": "result", "id": 1, "ok": False, "command": "snapshot", "error": "too late"}]
+
+
+@pytest.mark.parametrize("code", [1003, 1007, 1009])
+def test_commands_whose_answers_the_server_cannot_take_cost_no_event(code: int) -> None:
+    """A server that closes over a snapshot while a batch waits has not judged the batch, which comes again."""
+    asks = (json.dumps({"type": "command", "id": 1, "command": "snapshot", "stream": "gate"}),)
+    sent = Event("X", EventStage.DETECTED, "gate", "rule", 1.0)
+
+    def run(command: str, stream: str | None) -> dict[str, Any]:
+        return {"stream": stream, "data": command[0] * 10_000}
+
+    with (
+        # The connection ends when both are there, the answer and the batch, in whatever order.
+        FaultyWebSocketServer(Session(hello=True, first=asks, take=2, code=code), Session(ack=True)) as server,
+        EventEmitter(None, {"live": sink(server.url, run, ("snapshot",))}, {"live": QUICK}) as emitter,
+    ):
+        emitter.emit([sent])
+        assert emitter.flush(5)
+        snapshot = emitter.snapshot()["live"]
+        assert (snapshot["delivered"], snapshot["dead"], len(server.dialled)) == (1, 0, 2)
 
 
 def test_commands_need_the_list() -> None:

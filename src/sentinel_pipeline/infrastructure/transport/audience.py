@@ -130,8 +130,12 @@ class AudienceWatch:
         async with httpx.AsyncClient(timeout=self._timeout, follow_redirects=False, trust_env=False) as client:
             while True:
                 due = time.monotonic() + self._period
-                await asyncio.gather(*(self._ask(client, asked) for asked in list(self._asked.values())))
+                await asyncio.gather(*(self._ask(client, asked) for asked in self._all_asked()))
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    def _all_asked(self) -> list[_Asked]:
+        with self._lock:  # ``follow`` adds to it from other threads
+            return list(self._asked.values())
 
     async def _ask(self, client: httpx.AsyncClient, asked: _Asked) -> None:
         host = asked.target.host

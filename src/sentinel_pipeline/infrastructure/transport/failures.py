@@ -14,6 +14,10 @@ from sentinel_pipeline.infrastructure.transport.responses import excerpt
 RESENT = "events stay in the outbox and are sent again"
 _JUST_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # a connection that broke, not a quarrel about TLS
 _UNREACHABLE = "check that the receiver runs, its address, and the firewall"
+_UNTRUSTED = (
+    "add the receiver's CA file to this system's certificate store, or name the file in SSL_CERT_FILE and start again;"
+    " or repair the receiver's certificate"
+)
 _UNKNOWN_OUTCOME = "the batch may have arrived: it is sent again under the same key"
 
 # The first class that fits wins.
@@ -23,7 +27,11 @@ _HTTP: tuple[tuple[type[httpx.TransportError], str, str], ...] = (
     (httpx.WriteTimeout, "{host} stopped taking the request", RESENT),
     (httpx.TimeoutException, "{host} did not answer in time", _UNKNOWN_OUTCOME),
     (httpx.ConnectError, "cannot connect to {host}{why}", _UNREACHABLE),
-    (httpx.ProxyError, "the proxy in front of {host} failed{why}", "check the sink's proxy setting"),
+    (
+        httpx.ProxyError,
+        "the proxy in front of {host} failed{why}",
+        "check the address of the proxy, and that it lets us through to the receiver",
+    ),
     (httpx.NetworkError, "the connection to {host} broke{why}", _UNKNOWN_OUTCOME),
     (
         httpx.RemoteProtocolError,
@@ -65,7 +73,7 @@ def _tls_failure(exc: BaseException, host: str) -> DeliveryError | None:
     # OpenSSL's own errors have these attributes, those that Python's ssl module makes up do not.
     why = getattr(broken, "verify_message", None) or getattr(broken, "reason", None) or str(broken)
     if isinstance(broken, ssl.SSLCertVerificationError):
-        remedy = "give the receiver's CA file as `verify`, or repair the receiver's certificate"
+        remedy = _UNTRUSTED
     else:
         remedy = "check that the receiver speaks TLS on this port"
     return DeliveryError(f"TLS with {host} failed: {excerpt(why)}", remedy=remedy)

@@ -13,25 +13,24 @@ import ssl
 Socket = socket.socket  # ssl.SSLSocket is one
 
 
+_NEXT_ADDRESS_S = 0.25  # RFC 8305 section 8: so long an address is waited for before the next one is tried beside it
+
+
 async def open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> Socket:
     """Return a connected, non-blocking socket; the caller sets the deadline. Raises ``OSError``. May be cancelled."""
     loop = asyncio.get_running_loop()
-    places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failure: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in places:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(0)  # non-blocking
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, address)
-            return sock if tls is None else await _handshake(sock, tls, host)
-        except OSError as exc:
-            sock.close()
-            failure = exc
-        except BaseException:
-            sock.close()
-            raise
-    raise failure
+    transport, _ = await loop.create_connection(_Unread, host, port, happy_eyeballs_delay=_NEXT_ADDRESS_S)
+    sock = transport.get_extra_info("socket").dup()  # without Nagle's algorithm, as asyncio makes them
+    transport.abort()  # closes asyncio's own descriptor, not the connection
+    return sock if tls is None else await _handshake(sock, tls, host)
+
+
+class _Unread(asyncio.Protocol):
+    """Leaves everything in the socket."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.ReadTransport)  # noqa: S101 - what create_connection makes
+        transport.pause_reading()
 
 
 async def _handshake(sock: Socket, tls: ssl.SSLContext, host: str) -> ssl.SSLSocket:

@@ -81,7 +81,7 @@ class MqttLink:
         self._loop = asyncio.get_running_loop()
         self._client = _Client(sock, settings.client_id)
         self._accepted: asyncio.Future[None] = self._loop.create_future()
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting: dict[int, tuple[Message, asyncio.Future[TransportError | None]]] = {}
         self._in_flight, self._largest = _IN_FLIGHT, 0  # bytes of a packet; 0: no limit
         self._ticking: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[TransportError] = self._loop.create_future()
@@ -95,33 +95,33 @@ class MqttLink:
         self._ticking = asyncio.create_task(self._tick(), name=f"mqtt keepalive {self._place}")
         await self._accepted
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Return when the broker has acknowledged all messages, published in this order. Raises a ``TransportError``.
+    async def publish(self, messages: Sequence[Message]) -> list[TransportError | None]:
+        """Publish the messages in this order; return for each why the broker has not taken it, or None.
 
-        After ``timeout`` seconds without an answer the connection is given up as well.
+        After ``timeout`` seconds without an answer the connection is given up; all that has none fails then.
         """
+        answers = []
         for start in range(0, len(messages), self._in_flight):
             sent = [self._send(message) for message in messages[start : start + self._in_flight]]
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await asyncio.gather(*sent)
-            except TimeoutError as exc:
-                failure = DeliveryError(f"{self._place} did not acknowledge within {self._timeout:g} s", remedy=RESENT)
-                self._end(failure)
-                raise failure from exc
-            finally:
-                _forget(sent)
+            _, late = await asyncio.wait(sent, timeout=self._timeout)
+            if late:
+                self._end(DeliveryError(f"{self._place} did not acknowledge within {self._timeout:g} s", remedy=RESENT))
+            answers += sent
+        return [answer.result() for answer in answers]
 
     async def close(self, farewell: Message, within_s: float = 0.8) -> None:
         """Publish ``farewell``, say goodbye and let go; may be called more than once."""
         try:
             if not self.ended.done() and self._accepted.done():
                 async with asyncio.timeout(within_s):
-                    await self.publish([farewell])
-                self._client.disconnect()
-                self._client.loop_write()
-        except (TransportError, TimeoutError) as exc:
-            log.debug("the broker was left without a goodbye", broker=self._place, reason=str(exc))
+                    (refusal,) = await self.publish([farewell])
+                if self.ended.done():
+                    log.debug("the broker was left without a goodbye", broker=self._place, reason=str(refusal))
+                else:
+                    self._client.disconnect()
+                    self._client.loop_write()
+        except TimeoutError:
+            log.debug("the broker was left without a goodbye", broker=self._place, reason="it does not answer")
         finally:
             self._end(DeliveryError(f"the connection to {self._place} was closed", remedy=RESENT))
             if self._ticking is not None:
@@ -143,14 +143,14 @@ class MqttLink:
         client.on_socket_close = self._on_close
         client.too_large = self._on_too_large
 
-    def _send(self, message: Message) -> asyncio.Future[None]:
-        """Begin to publish; the future is done when the broker has answered."""
-        answer = self._loop.create_future()
+    def _send(self, message: Message) -> asyncio.Future[TransportError | None]:
+        """Begin to publish; the future has the broker's answer: None, or why not."""
+        answer: asyncio.Future[TransportError | None] = self._loop.create_future()
         properties = _properties(message)
         if self.ended.done():
-            answer.set_exception(self._ended_before())
+            answer.set_result(self._ended_before())
         elif self._largest and _packet_size(message, properties) > self._largest:
-            answer.set_exception(
+            answer.set_result(
                 PayloadTooLarge(
                     f"{self._place} takes packets of {self._largest} bytes at most",
                     remedy="the batch is sent again in halves; lower batch.max_events",
@@ -158,7 +158,9 @@ class MqttLink:
             )
         else:
             sent = self._client.publish(message.topic, message.payload, QOS, message.retain, properties)
-            self._waiting[sent.mid] = answer
+            self._waiting[sent.mid] = message, answer
+            if self.ended.done():  # by the attempt to write
+                self._answered(sent.mid, self._ended_before())
         return answer
 
     def _readable(self) -> None:
@@ -209,19 +211,16 @@ class MqttLink:
         self._answered(mid, judge(TOO_LARGE, "packet too large", self._place, about_batch=True))
 
     def _answered(self, mid: int, failure: TransportError | None) -> None:
-        answer = self._waiting.pop(mid, None)
-        if answer is None or answer.done():
-            return
-        if failure is None:
-            answer.set_result(None)
-        else:
-            answer.set_exception(failure)
+        _, answer = self._waiting.pop(mid, (None, None))
+        if answer is not None and not answer.done():
+            answer.set_result(failure)
 
     def _on_disconnect(
         self, _: Client, __: object, flags: DisconnectFlags, reason: ReasonCode, ___: Properties | None
     ) -> None:
         if flags.is_disconnect_packet_from_server and reason.is_failure:
-            self._end(judge(reason.value, reason.getName(), self._place, about_batch=bool(self._waiting)))
+            about_batch = any(message.key for message, _ in self._waiting.values())
+            self._end(judge(reason.value, reason.getName(), self._place, about_batch=about_batch))
         else:
             self._end(DeliveryError(f"the connection to {self._place} broke", remedy=RESENT))
 
@@ -245,11 +244,13 @@ class MqttLink:
         self.ended.set_result(failure)
         self._let_go()
         self._sock.close()
-        for answer in (self._accepted, *self._waiting.values()):
+        if not self._accepted.done():
+            self._accepted.set_exception(failure)
+            self._accepted.exception()  # seen: asyncio would complain where nobody waits
+        for _, answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(failure)
+                answer.set_result(failure)
         self._waiting.clear()
-        _forget([self._accepted])
 
     def _let_go(self) -> None:
         if self._sock.fileno() >= 0:
@@ -288,10 +289,3 @@ def _packet_size(message: Message, properties: Properties) -> int:
     """Return the bytes of the PUBLISH packet, a little more at most (MQTT 5 section 3.3)."""
     extra = len(properties.pack())  # type: ignore[no-untyped-call]
     return _FIXED_HEADER + 2 + len(message.topic.encode()) + 2 + extra + len(message.payload)
-
-
-def _forget(answers: Sequence[asyncio.Future[None]]) -> None:
-    """Mark exceptions as seen: the first one was raised, asyncio would complain about the others."""
-    for answer in answers:
-        if answer.done() and not answer.cancelled():
-            answer.exception()

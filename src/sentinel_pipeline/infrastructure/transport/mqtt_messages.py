@@ -1,4 +1,4 @@
-"""Which messages a batch becomes, and on which topics. Pure.
+"""Which messages a batch becomes, and on which topics. Pure but for the clock.
 
 <prefix>/events                         the batch: a JSON array of wire form 1
 <prefix>/streams/<id>/state             retained: {"state": "UP" | "DOWN", "since": …, "reason": …}
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import orjson
 
-from sentinel_pipeline.domain.events import EventStage
+from sentinel_pipeline.domain.events import EventStage, new_event_id
 from sentinel_pipeline.domain.system_events import STREAM_DOWN, STREAM_UP, SYSTEM
 from sentinel_pipeline.infrastructure.transport.mqtt_discovery import (
     CONNECTION,
@@ -26,7 +26,7 @@ from sentinel_pipeline.infrastructure.transport.mqtt_discovery import (
 )
 from sentinel_pipeline.infrastructure.transport.payload import json_array
 
-_OPEN_INCIDENTS = 1000  # per rule; those that never end (a crash, a rule that was removed) must not add up
+_OPEN_INCIDENTS = 1000  # per rule; those that never end (a rule that was removed) must not add up
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,16 @@ class Board:
     """Turns batches into messages, and remembers what is retained: a broker may forget it when it restarts.
 
     prefix: of our topics. discovery_prefix: Home Assistant's (usually ``homeassistant``), or None for no discovery.
-    Belongs to one sink. The same batch again gives the same messages again.
+    Belongs to one sink, and is made before the program's first event. What is to be retained is one thing, what the
+    broker has taken of it over this connection (``settled``) another.
     """
 
     def __init__(self, prefix: str, discovery_prefix: str | None = None) -> None:
         self._prefix, self._discovery = prefix, discovery_prefix
-        self._retained: dict[str, Message] = {}
+        self._born = new_event_id()  # event ids are UUIDv7: as text they are ordered by time
+        self._retained: dict[str, Message] = {self.status_topic: self.status("online")}
+        self._settled: dict[str, Message] = {}
+        self._newest: dict[str, str] = {}  # state topic -> the newest event that it has followed
         self._open: dict[str, dict[str, None]] = {}  # state topic of a rule -> its open incidents, oldest first
 
     @property
@@ -61,16 +65,32 @@ class Board:
         """Return the message that says ``online`` or ``offline``."""
         return Message(self.status_topic, state.encode(), retain=True, json=False)
 
-    def retained(self) -> list[Message]:
-        """Return everything that a broker should have retained by now, configurations before states."""
-        return list(self._retained.values())
+    def batch(self, bodies: Sequence[bytes], key: str) -> Message:
+        """Return the message that carries a batch of wire forms."""
+        return Message(f"{self._prefix}/events", json_array(bodies), key=key)
 
-    def messages(self, bodies: Sequence[bytes], key: str) -> list[Message]:
-        """Return what a batch of wire forms becomes, in order: the batch itself, then what follows from its events."""
-        made = [Message(f"{self._prefix}/events", json_array(bodies), key=key)]
+    def news(self, bodies: Sequence[bytes]) -> list[Message]:
+        """Follow the events of a batch that the broker has; return what it is to be told, in order.
+
+        That begins with what it has not taken yet. A batch that comes once more ends in the same states.
+        """
+        told = self.unsettled()
         for body in bodies:
-            made += self._consequences(orjson.loads(body))
-        return made
+            told += self._consequences(orjson.loads(body))
+        return told
+
+    def unsettled(self) -> list[Message]:
+        """Return what a broker should have retained by now and has not taken: that we are online, sensors, states."""
+        return [message for topic, message in self._retained.items() if self._settled.get(topic) != message]
+
+    def settle(self, message: Message) -> None:
+        """The broker has taken the message, or never will."""
+        if message.retain:
+            self._settled[message.topic] = message
+
+    def unsettle(self) -> None:
+        """There is a new connection: a broker may have forgotten everything."""
+        self._settled.clear()
 
     def _consequences(self, event: Mapping[str, Any]) -> list[Message]:
         if event["type"] in (STREAM_UP, STREAM_DOWN):
@@ -81,6 +101,8 @@ class Board:
 
     def _stream_state(self, event: Mapping[str, Any]) -> list[Message]:
         stream, topic = event["stream_id"], f"{self._stream(event)}/state"
+        if self._is_old(topic, event):
+            return []
         up = event["type"] == STREAM_UP
         state = {
             "state": "UP" if up else "DOWN",
@@ -98,6 +120,8 @@ class Board:
         stream, rule = event["stream_id"], event["module_name"]
         topic = f"{self._stream(event)}/rules/{quote(rule, safe='')}"
         momentary = "direction" in event["details"]  # a line: nothing will ever clear it
+        if self._is_old(topic, event) or (momentary and self._is_of_an_earlier_run(event)):
+            return []
         place = config_topic(self._discovery, self._prefix, stream, rule_key(rule))
         sensor = alarm_sensor(self._prefix, stream, rule, topic, momentary=momentary)
         news = self._once(Message(place, sensor, retain=True))
@@ -112,14 +136,26 @@ class Board:
         incident = str(event["details"].get("incident_id", ""))
         if event["stage"] == EventStage.CLEARED:
             incidents.pop(incident, None)
-        else:
+        elif not self._is_of_an_earlier_run(event):  # whose incidents are over: nobody is left to clear them
             incidents[incident] = None
             if len(incidents) > _OPEN_INCIDENTS:
                 del incidents[next(iter(incidents))]
         return bool(incidents)
 
+    def _is_old(self, topic: str, event: Mapping[str, Any]) -> bool:
+        """Return whether the topic has followed a newer event: an operator's replay says nothing of the present."""
+        followed = self._newest.get(topic, "")
+        # An id of the future is from a run whose clock was wrong: it must not outweigh all that happens from now on.
+        if event["event_id"] < followed <= new_event_id():
+            return True
+        self._newest[topic] = event["event_id"]
+        return False
+
+    def _is_of_an_earlier_run(self, event: Mapping[str, Any]) -> bool:
+        return bool(event["event_id"] < self._born)
+
     def _once(self, message: Message) -> list[Message]:
-        """Return the message unless the broker has this very one already."""
+        """Return the message unless this very one is retained, and so among the unsettled where it must be told."""
         return [] if self._retained.get(message.topic) == message else [self._keep(message)]
 
     def _keep(self, message: Message) -> Message:

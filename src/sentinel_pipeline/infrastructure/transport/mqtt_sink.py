@@ -12,13 +12,16 @@ import structlog
 
 from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.domain.backoff import Retry
-from sentinel_pipeline.domain.errors import TransportError, Unauthorised
+from sentinel_pipeline.domain.errors import DeliveryError, TransportError, Unauthorised
 from sentinel_pipeline.infrastructure.transport.mqtt_address import MqttAddress, parse_address
 from sentinel_pipeline.infrastructure.transport.mqtt_link import LinkSettings, MqttLink, open_link
 from sentinel_pipeline.infrastructure.transport.mqtt_messages import Board, Message
 from sentinel_pipeline.infrastructure.transport.tls import Verify, client_context
 
 log = structlog.get_logger(__name__)
+
+# A broker that ends the connection so many times in a row when it is told of states gets events alone the next time.
+_DEAF_AFTER = 2
 
 
 class MqttSink:
@@ -62,6 +65,8 @@ class MqttSink:
         self._retry = Retry(base_delay, max_delay)
         self._link: MqttLink | None = None
         self._refused = False
+        self._ended_by_telling: list[str] = []  # why the last connections ended, one after the other
+        self._mute = False  # over this connection nothing but events is published
         self._opening = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -81,9 +86,11 @@ class MqttSink:
     async def send(self, batch: Batch) -> None:
         """Deliver one batch under its key, connecting once when there is no connection. Raises a ``TransportError``."""
         link = await self._connected()
-        events, *others = self._board.messages(batch.bodies, batch.key)
-        await link.publish([events])
-        await self._tell(link, others)
+        (failure,) = await link.publish([self._board.batch(batch.bodies, batch.key)])
+        if failure is not None:
+            raise failure
+        # The broker has the batch: whatever becomes of the rest, it must not come again.
+        await self._tell(link, self._board.news(batch.bodies))
 
     async def close(self) -> None:
         """Say that this program is offline and let go, within a second; may be called more than once."""
@@ -96,13 +103,24 @@ class MqttSink:
             await link.close(self._board.status("offline"))
 
     async def _connected(self) -> MqttLink:
-        """Return an open connection on which the broker knows all that it should retain."""
+        """Return an open connection on which the broker has been told all that it should retain."""
         async with self._opening:
             if self._link is None or self._link.ended.done():
                 self._link = None
                 link = await open_link(self._settings)
+                self._board.unsettle()
+                self._mute = len(self._ended_by_telling) >= _DEAF_AFTER
+                if self._mute:
+                    log.warning(
+                        "the broker ends the connection when it is told of states: it gets events alone this time",
+                        broker=self._settings.address.place,
+                        reason=self._ended_by_telling[-1],
+                    )
+                    self._ended_by_telling.clear()
                 try:
-                    await self._tell(link, [self._board.status("online"), *self._board.retained()])
+                    await self._tell(link, self._board.unsettled())
+                    if link.ended.done():
+                        raise link.ended.result()
                 except BaseException:
                     link.abandon()
                     raise
@@ -111,19 +129,29 @@ class MqttSink:
             return self._link
 
     async def _tell(self, link: MqttLink, messages: Sequence[Message]) -> None:
-        """Publish what is not events. A broker that refuses it (an access list) has the events all the same."""
-        try:
-            await link.publish(messages)
-        except TransportError as exc:
-            if link.ended.done():
-                raise
-            if not self._refused:
-                self._refused = True
-                log.warning(
-                    "the broker takes the events but not their states",
-                    broker=self._settings.address.place,
-                    reason=str(exc),
-                )
+        """Publish what is not events. A broker that refuses it (an access list) has the events all the same.
+
+        What is refused in passing is told again with the next batch. A broker that ends one connection after the other
+        for it would get no events: over the next connection it is told nothing.
+        """
+        if self._mute or not messages or link.ended.done():
+            return
+        answers = await link.publish(messages)
+        for message, answer in zip(messages, answers, strict=True):
+            if not isinstance(answer, DeliveryError):
+                self._board.settle(message)
+        refusal = next((answer for answer in answers if answer is not None), None)
+        if refusal is not None and link.ended.done():
+            self._ended_by_telling.append(link.ended.result().args[0])
+            return
+        self._ended_by_telling.clear()
+        if refusal is not None and not self._refused:
+            self._refused = True
+            log.warning(
+                "the broker takes the events but not their states",
+                broker=self._settings.address.place,
+                reason=refusal.args[0],  # the remedy is one for events
+            )
 
     async def _keep_connected(self) -> None:
         failing = ""

@@ -67,6 +67,7 @@ async def dial(settings: DialSettings, tls: ssl.SSLContext | None) -> ClientConn
             max_size=settings.max_size,
             logger=_SILENT,
             ssl=tls,
+            happy_eyeballs_delay=0.25,  # RFC 8305 section 8: an address that does not answer holds up no other
         )
     except (InvalidStatus, InvalidProxyStatus) as exc:
         raise _refused(exc, host, settings.mask()) from exc
@@ -79,8 +80,13 @@ async def dial(settings: DialSettings, tls: ssl.SSLContext | None) -> ClientConn
         ) from exc
 
 
-def closed(exc: ConnectionClosed, host: str, mask: Callable[[str], str] = str) -> TransportError:
-    """Return what it means for a batch under way that the connection was closed. ``mask`` cleans the server's words."""
+def closed(
+    exc: ConnectionClosed, host: str, mask: Callable[[str], str] = str, *, batch: int = 0, answer: int = 0
+) -> TransportError:
+    """Return what it means for a batch under way that the connection was closed. ``mask`` cleans the server's words.
+
+    batch: its length. answer: length of the longest answer to a command that the server may have meant instead, else 0.
+    """
     theirs = exc.rcvd if exc.rcvd is not None and exc.rcvd_then_sent is not False else None
     if theirs is None:
         ours = exc.sent
@@ -89,6 +95,9 @@ def closed(exc: ConnectionClosed, host: str, mask: Callable[[str], str] = str) -
     said = f"{host} closed the connection with {theirs.code}" + (
         f": {excerpt(mask(theirs.reason))}" if theirs.reason else ""
     )
+    if answer and (theirs.code in _NEVER or (theirs.code == _TOO_BIG and answer >= batch)):
+        remedy = "the server takes no answers to its commands, or none as large as a snapshot: see allow_commands"
+        return DeliveryError(said, remedy=remedy)
     if theirs.code == _TOO_BIG:
         return PayloadTooLarge(said, remedy="the batch is sent again in halves; lower batch.max_events")
     if theirs.code in _CREDENTIALS:

@@ -45,6 +45,7 @@ class Link:
         self._missing: set[str] = set()
         self._acknowledged = asyncio.Event()
         self._given_up = False
+        self._said = 0  # length of the longest message beside batches that the server may not have read
         self._chatter = _Chatter()
         self._closed: ConnectionClosed | None = None
         self._lived: float | None = None
@@ -80,14 +81,17 @@ class Link:
         async with self._delivering:
             if self.ended.done():
                 raise self._ended_before()
+            message, said = events_message(bodies, time.time()), self._said
+            self._said = 0
             self._missing = set(event_ids(bodies))
             self._acknowledged.clear()
             try:
                 async with asyncio.timeout(within_s):
-                    await self._socket.send(events_message(bodies, time.time()))
+                    await self._socket.send(message)
                     await self._taken()
             except ConnectionClosed as exc:
-                raise closed(exc, self._host, self._mask) from exc
+                longest = max(said, self._said)
+                raise closed(exc, self._host, self._mask, batch=len(message), answer=longest) from exc
             except TimeoutError as exc:
                 await self._abort()
                 what = "acknowledge" if self.acks else "take"
@@ -99,6 +103,7 @@ class Link:
 
     async def say(self, text: str, within_s: float) -> None:
         """Send a message that is not a batch; nobody acknowledges it. Raises a ``TransportError``."""
+        self._said = max(self._said, len(text))
         try:
             async with asyncio.timeout(within_s):
                 await self._socket.send(text)
