@@ -25,6 +25,7 @@ from support.peers import free_port
 REPORT: dict[str, Any] = {
     "streams": {"gate": {"state": "RUNNING"}, "yard": {"state": "FAILED"}},
     "sinks": {"vms": {"state": "up"}},
+    "outbox": {},
     "models": {},
     "process": {},
 }
@@ -101,7 +102,9 @@ def test_api_client_says_what_answers() -> None:
         ask_status("127.0.0.1", int(server.url.rpartition(":")[2]), "")
 
 
-@pytest.mark.parametrize("report", [{"streams": {}}, {"streams": 5, "sinks": {}, "models": {}, "process": {}}])
+@pytest.mark.parametrize(
+    "report", [{"streams": {}}, {"streams": 5, "sinks": {}, "outbox": {}, "models": {}, "process": {}}]
+)
 def test_status_tells_another_programs_answer(report: dict[str, Any]) -> None:
     """An answer that lacks parts of the report is not taken for one."""
     with serve(report) as server, pytest.raises(SentinelError, match="is not sentinel"):

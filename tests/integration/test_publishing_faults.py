@@ -7,7 +7,9 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -94,6 +96,36 @@ def test_a_killed_ffmpeg_is_replaced() -> None:
         before = report.published
         drive(it.write, lambda: it.report.published >= before + 25)
         relay.wait_for_publisher("gate", 5)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_recording_outlives_its_ffmpeg(suffix: str, tmp_path: Path) -> None:
+    """What a killed ffmpeg has recorded can be read, up to the last whole group of pictures; what follows, and what
+    another run of the program records, lies beside it."""
+    path = tmp_path / f"rec.{suffix}"
+    with publisher(str(path)) as it:
+        assert it.until("running").restarts == 0
+        drive(it.write, lambda: it.report.published >= 75)  # a key frame every 50
+        os.kill(it.child(), signal.SIGKILL)
+        it.until("retrying")
+        killed = path.read_bytes()
+        it.until("running")
+        before = it.report.published
+        drive(it.write, lambda: it.report.published >= before + 25)
+    with publisher(str(path)) as it:
+        it.until("running")
+        before = it.report.published
+        drive(it.write, lambda: it.report.published >= before + 10)
+    assert path.read_bytes() == killed
+    assert {file.name for file in tmp_path.iterdir()} == {f"rec{number}.{suffix}" for number in ("", "-1", "-2")}
+    assert decoded(path) >= 50
+    assert decoded(tmp_path / f"rec-1.{suffix}") >= 25
+    assert decoded(tmp_path / f"rec-2.{suffix}") >= 10
+
+
+def decoded(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
 
 
 def test_a_stopped_ffmpeg_is_noticed_killed_and_replaced() -> None:

@@ -364,9 +364,10 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 # Files
 
 
-def test_file_plays_in_real_time_and_ends(clip: Path) -> None:
+@BACKENDS
+def test_file_plays_in_real_time_and_ends(clip: Path, backend: Backend) -> None:
     """Fifty pictures at 25 a second take two seconds, less the last interval, and then the stream has ended."""
-    with closing(PyAVSource(str(clip))) as source:
+    with closing(open_source(DecodeSpec(backend=backend), str(clip))) as source:
         source.open()
         started = time.monotonic()
         frames = [source.read() for _ in range(50)]

@@ -140,6 +140,7 @@ def test_srt_source_is_refused_with_a_reason_and_without_the_passphrase(
             with closing(source), pytest.raises(StreamRefused) as caught:
                 source.open()
             assert "passphrase" in caught.value.remedy
+            assert caught.value.status == 401, "a refused login is repeated rarely"
             said.append(str(caught.value))
             assert SECRET not in everything_said(caught.value) + repr(source)
         assert said[0] == said[1]

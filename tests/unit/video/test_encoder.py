@@ -122,6 +122,16 @@ def test_codecs_are_checked_by_encoding() -> None:
     assert [packet.pts_slot for packet in packets] == [0, 1, 2, 3, 4]
 
 
+def test_presets_are_checked_with_their_codec() -> None:
+    """A mistyped preset is told from a codec that does not work; an encoder without presets is not asked for one."""
+    check_codec("libx264", "veryfast")
+    check_codec("mpeg4", "ultrfast")
+    for codec in ("libx264", "libx265"):
+        with pytest.raises(ConfigError, match=f"{codec} has no preset ultrfast") as caught:
+            check_codec(codec, "ultrfast")
+        assert "ultrafast" in caught.value.remedy
+
+
 def test_a_wrong_preset_is_a_configuration_error() -> None:
     """A preset that the encoder does not know is reported as such, not as a crash."""
     with pytest.raises(ConfigError, match="cannot be opened"):

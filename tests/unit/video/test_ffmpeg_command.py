@@ -42,6 +42,12 @@ def test_rtsp_goes_over_tcp() -> None:
     assert muxer_options("rtsp://h/a") == ["-f", "rtsp", "-rtsp_transport", "tcp"]
 
 
+def test_mp4_can_be_read_without_its_end() -> None:
+    """An MP4 file is written in fragments: a killed ffmpeg leaves a file that plays."""
+    options = muxer_options("out.mp4")
+    assert options[options.index("-movflags") + 1] == "+frag_keyframe+empty_moov+default_base_moof"
+
+
 @pytest.mark.parametrize("url", ["http://h/a", "udp://h:1", "ftp://h/a.mp4", "out.avi", "", "whip://u:secret@h/a"])
 def test_other_outputs_are_refused_with_the_supported_ones(url: str) -> None:
     """What cannot be published to is refused at once, names what can, and never shows the password."""

@@ -64,24 +64,26 @@ URL = "rtsp://u:s3cretpw@cam/x"
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"),
+    ("number", "kind", "status"),
     [
-        (-0x3130_34F8, StreamRefused),  # 401
-        (-0x3330_34F8, StreamRefused),  # 403
-        (-0x3430_34F8, StreamRefused),  # 404
-        (-0x5858_34F8, StreamRefused),  # another 4xx: unsupported transport
-        (-0x5858_35F8, StreamError),  # 5xx
-        (111, StreamError),  # connection refused
-        (2, StreamRefused),  # no such file
-        (-0x2046_4F45, StreamEnded),  # end of file
+        (-0x3130_34F8, StreamRefused, 401),
+        (-0x3330_34F8, StreamRefused, 403),
+        (-0x3430_34F8, StreamRefused, 404),
+        (-0x3030_34F8, StreamRefused, 400),
+        (-0x5858_34F8, StreamRefused, None),  # another 4xx: unsupported transport
+        (-0x5858_35F8, StreamError, None),  # 5xx
+        (111, StreamError, None),  # connection refused
+        (2, StreamRefused, None),  # no such file
+        (-0x2046_4F45, StreamEnded, None),  # end of file
     ],
 )
-def test_explain_names_the_answer_and_the_remedy(number: int, kind: type[StreamError]) -> None:
-    """FFmpeg's error becomes ours by its kind, with its text, without the URL that it carries."""
+def test_explain_names_the_answer_and_the_remedy(number: int, kind: type[StreamError], status: int | None) -> None:
+    """FFmpeg's error becomes ours by its kind, with its text and the status, without the URL that it carries."""
     with pytest.raises(av.error.FFmpegError) as caught:
         av.error.err_check(-abs(number), URL)
     error = explain(caught.value, "open rtsp://u:****@cam/x")
     assert type(error) is kind
+    assert getattr(error, "status", None) == status
     assert "s3cretpw" in str(caught.value)
     assert "s3cretpw" not in str(error)
     assert error.remedy or kind is StreamEnded
@@ -114,7 +116,7 @@ def test_captured_at_without_a_sender_report_is_the_receive_time() -> None:
 
 def test_playback_holds_back_to_the_timestamps() -> None:
     """Early pictures wait, late ones do not, and a damaged timestamp or a rewind starts over."""
-    playback = Playback()
+    playback = Playback(read_timeout=30.0)
     assert playback.wait(5.0, 100.0) == 0
     assert playback.wait(5.04, 100.01) == pytest.approx(0.03)
     assert playback.wait(5.08, 101.0) == 0
@@ -123,6 +125,18 @@ def test_playback_holds_back_to_the_timestamps() -> None:
     playback.restart()
     assert playback.wait(5003.0, 101.0) == 0
     assert playback.wait(None, 101.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("read_timeout", "pause", "waited"),
+    [(5.0, 4.4, 4.4), (5.0, 8.0, 4.5), (1.0, 8.0, 0.9), (60.0, 9.9, 9.9), (60.0, 10.1, 0.0), (5.0, 10.1, 0.0)],
+)
+def test_playback_waits_no_longer_than_a_read_may_take(read_timeout: float, pause: float, waited: float) -> None:
+    """A pause that the watchdog would take for a hang is shortened; then the file goes on at its pace."""
+    playback = Playback(read_timeout)
+    assert playback.wait(0.0, 100.0) == 0
+    assert playback.wait(pause, 100.0) == pytest.approx(waited)
+    assert playback.wait(pause + 0.04, 100.0 + waited) == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize("hwaccel", ["cuda", "nonsense"])
@@ -135,11 +149,13 @@ def test_missing_accelerator_is_refused_with_the_remedy(hwaccel: str) -> None:
 
 
 def test_open_source_follows_the_backend() -> None:
-    """The configured backend reads the stream; the test pattern is PyAV's alone; a repr shows no password."""
+    """The configured backend reads the camera; files and the test pattern are PyAV's, which plays them at their pace; a
+    repr shows no password."""
     assert isinstance(open_source(DecodeSpec(), URL), PyAVSource)
     opencv = open_source(DecodeSpec(backend="opencv"), URL)
     assert isinstance(opencv, OpenCVSource)
-    assert isinstance(open_source(DecodeSpec(backend="opencv"), "test:"), PyAVSource)
+    for played in ("test:", "/videos/a.mp4", "a.mp4", "file:a.mp4", "file:///videos/a%20b.mp4"):
+        assert isinstance(open_source(DecodeSpec(backend="opencv"), played), PyAVSource)
     for source in (opencv, open_source(DecodeSpec(), URL)):
         assert "s3cretpw" not in repr(source)
         assert "s3cretpw" not in str(source)

@@ -46,7 +46,7 @@ class Publishing(Stage):
         *,
         delay: float = 0.0,
     ) -> None:
-        inbox = DelayLine(delay) if delay else Mailbox[Frame](buffer_size)
+        inbox = DelayLine(delay, buffer_size) if delay else Mailbox[Frame](buffer_size)
         super().__init__(f"publish:{stream_id}", inbox, health, "publish_busy")
         self._audience = audience if spec.when == "watched" else None
         self._id, self._spec, self._open_sink, self._overlay = stream_id, spec, open_sink, overlay

@@ -12,18 +12,18 @@ from av import error
 from sentinel_pipeline.domain.errors import StreamEnded, StreamError, StreamRefused
 from sentinel_pipeline.domain.redact import redact
 
-# The first class that fits decides.
-_REFUSALS: tuple[tuple[type[error.FFmpegError], str], ...] = (
-    (error.HTTPUnauthorizedError, "check the user name and the password in the source URL"),
-    (error.HTTPForbiddenError, "the account may not watch this stream: check its rights at the camera"),
-    (error.HTTPNotFoundError, "check the path in the source URL; the camera's manual or ONVIF names it"),
-    (error.HTTPOtherClientError, "the camera does not take this request: try decode.transport tcp or udp"),
-    (error.HTTPBadRequestError, "the camera does not take this request: check the source URL"),
-    (error.ProtocolNotFoundError, "this build of FFmpeg does not read such URLs"),
-    (error.FileNotFoundError, "check the path"),
-    (error.PermissionError, "check who may read the file"),
-    (error.IsADirectoryError, "name a file"),
-    (error.DecoderNotFoundError, "set the camera to H.264 or H.265"),
+# The first class that fits decides. The number is the status that the answer had, where it had one.
+_REFUSALS: tuple[tuple[type[error.FFmpegError], int | None, str], ...] = (
+    (error.HTTPUnauthorizedError, 401, "check the user name and the password in the source URL"),
+    (error.HTTPForbiddenError, 403, "the account may not watch this stream: check its rights at the camera"),
+    (error.HTTPNotFoundError, 404, "check the path in the source URL; the camera's manual or ONVIF names it"),
+    (error.HTTPOtherClientError, None, "the camera does not take this request: try decode.transport tcp or udp"),
+    (error.HTTPBadRequestError, 400, "the camera does not take this request: check the source URL"),
+    (error.ProtocolNotFoundError, None, "this build of FFmpeg does not read such URLs"),
+    (error.FileNotFoundError, None, "check the path"),
+    (error.PermissionError, None, "check who may read the file"),
+    (error.IsADirectoryError, None, "name a file"),
+    (error.DecoderNotFoundError, None, "set the camera to H.264 or H.265"),
 )
 _FAILURES: tuple[tuple[type[error.FFmpegError], str], ...] = (
     (error.HTTPError, "the camera or the server in front of it has a problem; restart it if this stays"),
@@ -39,9 +39,9 @@ _FAILURES: tuple[tuple[type[error.FFmpegError], str], ...] = (
 def explain(exc: Exception, doing: str) -> StreamError:
     """Return the error to raise in place of FFmpeg's; ``doing`` completes "cannot …", free of credentials."""
     answer = redact(getattr(exc, "strerror", None) or type(exc).__name__)
-    for kind, remedy in _REFUSALS:
+    for kind, status, remedy in _REFUSALS:
         if isinstance(exc, kind):
-            return StreamRefused(f"cannot {doing}: {answer}", remedy=remedy)
+            return StreamRefused(f"cannot {doing}: {answer}", remedy=remedy, status=status)
     if isinstance(exc, error.EOFError):
         return StreamEnded(f"cannot {doing}: the stream ended")
     for kind, remedy in _FAILURES:

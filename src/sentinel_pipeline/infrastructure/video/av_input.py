@@ -44,10 +44,9 @@ def av_input(url: str, transport: str = "tcp", *, unparsed: bool = False) -> AvI
 
     Raises ``StreamRefused`` for a URL that this program does not read.
     """
-    if url.startswith("test:"):
+    scheme = scheme_of(url)
+    if scheme == "test":
         return _test_pattern(url)
-    found = _SCHEME.match(url)
-    scheme = found[1].lower() if found else "file"
     if scheme == "file":
         return AvInput(f"file:{_path(url)}", "file", paced=True)
     if scheme not in NETWORK_SCHEMES:
@@ -63,6 +62,14 @@ def av_input(url: str, transport: str = "tcp", *, unparsed: bool = False) -> AvI
         # to be needed, gets the first one.
         options |= {"fflags": "noparse", "fpsprobesize": "0", "max_ts_probe": "0"}
     return AvInput(normalise_url(url), scheme, options=options, unparsed=unparsed)
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of ``url`` in lower case: ``file`` for a path, ``test`` for the test pattern."""
+    if url.startswith("test:"):
+        return "test"
+    found = _SCHEME.match(url)
+    return found[1].lower() if found else "file"
 
 
 def _test_pattern(url: str) -> AvInput:

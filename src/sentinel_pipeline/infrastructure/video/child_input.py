@@ -20,6 +20,7 @@ from sentinel_pipeline.infrastructure.video.interruptible import call_is_over
 _SLICE = 0.05  # seconds between two looks at the deadline
 _STOP = 0.5  # seconds that ffmpeg gets to hang up politely
 _REFUSED = re.compile(r"bad secret|reject|unauthori[sz]ed|forbidden|password|encryption", re.IGNORECASE)
+_LOGIN = re.compile(r"incorrect passphrase|password required|bad ?secret|unauthori[sz]ed|forbidden", re.IGNORECASE)
 _STAMP = re.compile(r"^[\d:.]+/SRT:\S+ ")  # libsrt's time and thread: the same reason must read the same each time
 _MISSING = re.compile(r"protocol not found", re.IGNORECASE)
 
@@ -102,7 +103,8 @@ class ChildInput:
             return StreamRefused(f"cannot {doing}: {cause}", remedy="name an ffmpeg that has SRT in runtime.ffmpeg")
         if _REFUSED.search(cause):
             remedy = "check streamid, passphrase and pbkeylen in the source URL"
-            return StreamRefused(f"cannot {doing}: {cause}", remedy=remedy)
+            status = 401 if _LOGIN.search(cause) else None  # in words only: libsrt's numbers do not get out of FFmpeg
+            return StreamRefused(f"cannot {doing}: {cause}", remedy=remedy, status=status)
         return StreamError(f"cannot {doing}: {cause}", remedy="check the address, the port, and that the camera is up")
 
     def close(self) -> None:

@@ -14,6 +14,8 @@ from av.video.frame import PictureType
 from sentinel_pipeline.domain.errors import ConfigError, PublishError
 from sentinel_pipeline.infrastructure.video.ffmpeg_command import gop_size
 
+PRESETS = "ultrafast, superfast, veryfast, faster, fast, medium, slow, slower or veryslow"  # of libx264 and libx265
+
 
 @dataclass(frozen=True, slots=True)
 class StreamFormat:
@@ -102,13 +104,20 @@ def require_codec(codec: str) -> None:
         raise ConfigError(f"codec {codec} does not encode video", remedy="use libx264")
 
 
-def check_codec(codec: str) -> None:
-    """Encode one picture: hardware codecs are listed on machines that cannot run them. Raises ``ConfigError``."""
+def check_codec(codec: str, preset: str = "ultrafast") -> None:
+    """Encode one picture: hardware codecs are listed on machines that cannot run them. Then try the preset.
+
+    Raises ``ConfigError``.
+    """
     encoder = H264Encoder(256, 144, 25, codec=codec)
     try:
         encoder.encode(av.VideoFrame(256, 144, "yuv420p"), 0)
     except PublishError as exc:
         raise ConfigError(f"the encoder {codec} does not work here: {exc}", remedy="use codec libx264") from exc
+    try:
+        H264Encoder(256, 144, 25, preset, codec=codec)
+    except ConfigError as exc:  # the codec itself has just worked
+        raise ConfigError(f"the encoder {codec} has no preset {preset}", remedy=f"use preset {PRESETS}") from exc
 
 
 def _open(codec: str, size: tuple[int, int], fps: float, preset: str, bitrate: int) -> av.VideoCodecContext:
@@ -127,7 +136,9 @@ def _open(codec: str, size: tuple[int, int], fps: float, preset: str, bitrate: i
     try:
         context.open()
     except (av.error.FFmpegError, ValueError) as exc:
-        raise ConfigError(f"the encoder {codec} cannot be opened: {exc}", remedy="use codec libx264") from exc
+        raise ConfigError(
+            f"the encoder {codec} cannot be opened: {exc}", remedy="use codec libx264, and one of its presets"
+        ) from exc
     return context
 
 

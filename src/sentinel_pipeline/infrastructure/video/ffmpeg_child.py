@@ -2,8 +2,9 @@
 
 Without this process no ffmpeg goes on either: the write end of stdin exists here only (it is not inherited by other
 children, PEP 446), so after ``kill -9`` of this process the kernel closes it, ffmpeg reads the end of its input,
-finishes the output and exits. PR_SET_PDEATHSIG would add nothing but a trap: it fires when the *thread* that forked
-ends.
+finishes the output and exits. One that waits for a server which holds the connection and answers nothing reads no
+input, and stays until the server hangs up. PR_SET_PDEATHSIG would end it, and is a trap: it fires when the *thread*
+that forked ends.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ _RTSP = ["-f", "rtsp", "-rtsp_transport", "tcp"]
 _FLV = ["-f", "flv", "-flvflags", "no_duration_filesize"]
 _MPEGTS = ["-f", "mpegts", "-muxdelay", "0", "-muxpreload", "0", "-flush_packets", "1"]
 _MUXERS = {"rtsp": _RTSP, "rtsps": _RTSP, "rtmp": _FLV, "rtmps": _FLV, "srt": _MPEGTS}
-_FILES = {".mp4": ["-f", "mp4"], ".mkv": ["-f", "matroska"], ".ts": _MPEGTS}
+# In fragments, each with its own index and written out at once: an ffmpeg that is killed writes no index at the end.
+_MP4 = ["-f", "mp4", "-movflags", "+frag_keyframe+empty_moov+default_base_moof", "-flush_packets", "1"]
+_FILES = {".mp4": _MP4, ".mkv": ["-f", "matroska", "-flush_packets", "1"], ".ts": _MPEGTS}
 _BITRATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)")
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 # Drivers of VAAPI need the picture on the device; the first render node is right on machines with one GPU.
@@ -27,18 +29,27 @@ def muxer_options(url: str) -> list[str]:
 
     Raises ``ConfigError`` for a scheme, or a file type, that nothing here can publish to.
     """
-    scheme = urlsplit(url).scheme.lower() if "://" in url or url.startswith("file:") else "file"
+    scheme = _scheme(url)
     if scheme in _MUXERS:
         return list(_MUXERS[scheme])
-    suffix = PurePath(file_path(url)).suffix.lower() if scheme == "file" else ""
+    suffix = PurePath(file_path(url)).suffix.lower() if is_file(url) else ""
     if suffix in _FILES:
         return list(_FILES[suffix])
     raise ConfigError(f"cannot publish to {redact(url)}", remedy=f"supported are {_SUPPORTED}")
 
 
+def is_file(url: str) -> bool:
+    """Return whether ``url`` is a file output, given as a path or as a ``file:`` URL."""
+    return _scheme(url) == "file"
+
+
 def file_path(url: str) -> str:
     """Return the path of a file output, given as a path or as a ``file:`` URL."""
     return unquote(urlsplit(url).path) if url.startswith("file:") else url
+
+
+def _scheme(url: str) -> str:
+    return urlsplit(url).scheme.lower() if "://" in url or url.startswith("file:") else "file"
 
 
 def parse_bitrate(text: str | int) -> int:

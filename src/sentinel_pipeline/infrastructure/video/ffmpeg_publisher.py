@@ -26,8 +26,9 @@ from sentinel_pipeline.domain.pacing import Pacer
 from sentinel_pipeline.infrastructure.video.canvas import even_size, letterbox_bgr
 from sentinel_pipeline.infrastructure.video.ffmpeg_binary import find_ffmpeg
 from sentinel_pipeline.infrastructure.video.ffmpeg_child import FFmpegChild
-from sentinel_pipeline.infrastructure.video.ffmpeg_command import raw_command
+from sentinel_pipeline.infrastructure.video.ffmpeg_command import is_file, raw_command
 from sentinel_pipeline.infrastructure.video.output_loop import STARTING, STOPPED, OutputLoop
+from sentinel_pipeline.infrastructure.video.recording import next_target
 
 log = structlog.get_logger(__name__)
 _POLL = 0.5  # seconds without pictures between two looks at the child
@@ -36,6 +37,7 @@ _POLL = 0.5  # seconds without pictures between two looks at the child
 class FFmpegPublisher:
     """Publishes BGR pictures at a constant rate; a failed or stuck ffmpeg is replaced, with back-off.
 
+    output_url: of a file, each ffmpeg takes the next free name (``recording.next_target``): none writes over another's.
     width, height: of the output, rounded down to even; pictures of other sizes are letterboxed.
     fps: pictures per second of the output; faster ones are dropped, missing ones are the last one again.
     bitrate: as ``2M`` or ``800k``. codec, preset, pix_fmt: as FFmpeg names them.
@@ -145,10 +147,10 @@ class FFmpegPublisher:
         dropped = self._refused + loop.lost + feeder.dropped
         return SinkReport(loop.state, loop.reason, loop.published, loop.restarts, dropped)
 
-    def _build_ffmpeg_command(self) -> list[str]:
+    def _build_ffmpeg_command(self, target: str = "") -> list[str]:
         return raw_command(
             self._binary or _default_binary(),
-            self._output_url,
+            target or self._output_url,
             size=(self._width, self._height),
             fps=self._fps,
             codec=self._codec,
@@ -168,13 +170,16 @@ class FFmpegPublisher:
         return child or self._spawn_new()
 
     def _spawn_new(self) -> FFmpegChild:
+        target = next_target(self._output_url)
         child = FFmpegChild(
-            self._build_ffmpeg_command(),
+            self._build_ffmpeg_command(target),
             listen=self._log_stderr,
             report=partial(_report, self._stream_id) if self._log_stderr else None,
             write_timeout=self._write_timeout,
         )
         child.start()
+        if is_file(self._output_url):
+            log.info("recording", stream_id=self._stream_id, file=target)
         return child
 
     def _refuse(self, frame: object) -> None:

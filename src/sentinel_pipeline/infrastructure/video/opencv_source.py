@@ -69,8 +69,9 @@ class OpenCVSource:
     """One connection to one source through ``cv2.VideoCapture``, behind ``ports.FrameSource``.
 
     What OpenCV cannot do: a call inside it cannot be cancelled, it ends at its time-out (``cancel`` takes effect when
-    it returns); it does not say why an open failed; a size that changes in mid-stream is scaled to the first; there is
-    no capture time from the camera. ``isOpened`` stays True after a failure, so only ``read`` is believed.
+    it returns); it does not say why an open failed, so that a refused login is tried again like any other failure; a
+    size that changes in mid-stream is scaled to the first; there is no capture time from the camera. ``isOpened`` stays
+    True after a failure, so only ``read`` is believed. Files are read as fast as they can be, not at their pace.
     """
 
     def __init__(

@@ -11,10 +11,11 @@ from sentinel_pipeline.application.ports import SinkReport
 from sentinel_pipeline.domain.backoff import Retry
 from sentinel_pipeline.infrastructure.video.encoder import EncodedPacket
 from sentinel_pipeline.infrastructure.video.ffmpeg_child import FFmpegChild
-from sentinel_pipeline.infrastructure.video.ffmpeg_command import copy_command
+from sentinel_pipeline.infrastructure.video.ffmpeg_command import copy_command, is_file, muxer_options
 from sentinel_pipeline.infrastructure.video.nut_muxer import NutMuxer
 from sentinel_pipeline.infrastructure.video.output_loop import OutputLoop
 from sentinel_pipeline.infrastructure.video.packet_queue import PacketQueue
+from sentinel_pipeline.infrastructure.video.recording import next_target
 
 log = structlog.get_logger(__name__)
 _POLL = 0.5  # seconds without packets between two looks at the child
@@ -24,7 +25,7 @@ class PacketOutput:
     """Publishes packets to ``url`` in its own thread, for ever, whatever the server does.
 
     ``put`` and ``report`` never wait and may be called from any thread; ``close`` ends everything.
-    Each child begins at a keyframe, which is asked for by ``request_keyframe``.
+    Each child begins at a keyframe, which is asked for by ``request_keyframe``, and records into a file of its own.
     published: called from the thread with the slots of packets that an accepting server was given.
     The child is started at once, before there is a packet: starting it takes longer than encoding a picture.
     rate: pictures per second; two seconds of packets are kept for a slow child.
@@ -49,9 +50,12 @@ class PacketOutput:
         self._muxer: NutMuxer | None = None
         self._published = published
         self._given: list[int] = []  # slots of packets given to a child whose output is not known to be open
+        muxer_options(url)  # a URL that cannot be published to is found here, not in the thread
+        self._url, self._binary = url, binary
+        self._file = ""  # what the last child recorded into
+        self._log = log.bind(stream_id=stream_id)
         self._new_child = partial(
             FFmpegChild,
-            copy_command(binary, url),
             report=partial(_report, stream_id),
             write_timeout=write_timeout,
             open_timeout=open_timeout,
@@ -127,8 +131,12 @@ class PacketOutput:
         self._queue.wake()
 
     def _spawn(self) -> FFmpegChild:
-        child = self._new_child()
+        target = next_target(self._url)
+        child = self._new_child(copy_command(self._binary, target))
         child.start()
+        if is_file(self._url) and target != self._file:
+            self._file = target
+            self._log.info("recording", file=target)
         return child
 
 

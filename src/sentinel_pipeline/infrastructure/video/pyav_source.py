@@ -248,7 +248,7 @@ class PyAVSource:
             child=child,
             packets=container.demux(stream),
             decoder=decoder,
-            playback=Playback() if paced else None,
+            playback=Playback(self._read_timeout) if paced else None,
             keyed=intra,
             key_due=time.monotonic() + self._key_timeout,
             units=AccessUnits(context.extradata or b"", lambda: decoder.reorders) if gathers else None,

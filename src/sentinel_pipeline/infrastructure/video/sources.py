@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sentinel_pipeline.application.ports import FrameSource
 from sentinel_pipeline.domain.streams import DecodeSpec
 from sentinel_pipeline.domain.timeline import Timeline
+from sentinel_pipeline.infrastructure.video.av_input import scheme_of
 from sentinel_pipeline.infrastructure.video.opencv_source import OpenCVSource
 from sentinel_pipeline.infrastructure.video.pyav_source import PyAVSource
 
@@ -24,10 +25,12 @@ def open_source(
     """Return a source for one connection, not yet connected.
 
     ``timeline`` carries stream time over from one connection of a stream to the next. ``idle``, ``on_packet`` and
-    ``ffmpeg``: see ``PyAVSource``; OpenCV shows neither packets nor key frames. The test pattern is PyAV's alone.
+    ``ffmpeg``: see ``PyAVSource``; OpenCV shows neither packets nor key frames. Files and the test pattern are PyAV's,
+    whatever the backend: OpenCV would read them as fast as it can, not at their pace.
     ``prompt``: every picture is wanted, as soon as it can be had; where some are skipped or a device decodes it is not.
     """
-    if spec.backend == "opencv" and not url.startswith("test:"):
+    played = bool(url) and scheme_of(url) in ("file", "test")
+    if spec.backend == "opencv" and not played:
         return OpenCVSource(
             url,
             transport=spec.transport,
