@@ -18,6 +18,7 @@ import pytest
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.lab.receivers import HttpReceiver
 from sentinel_pipeline.lab.rtsp_relay import RtspRelay
+from support.incidents import open_incidents
 from support.peers import free_port, gstreamer_camera, nginx_rtmp
 from support.program import COMMAND, SentinelProcess, running, sentinel, wait_until
 from support.receivers import FaultyHttpServer, FaultyWebSocketServer
@@ -218,7 +219,10 @@ def test_program_takes_any_password_and_never_shows_it(auth: Any, tmp_path: Path
 
 
 def test_program_loses_no_event_to_kill_9_and_a_dead_receiver(tmp_path: Path) -> None:
-    """Events accepted while the receiver is down survive kill -9 and are delivered, once, when both are back."""
+    """Events accepted while the receiver is down survive kill -9 and are delivered, once, when both are back.
+
+    The incidents that were open are closed at the next start, although the camera is gone.
+    """
     port = free_port()
     with RtspRelay() as relay, publishing(relay.url("a")):
         relay.wait_for_publisher("a", 10)
@@ -239,8 +243,10 @@ def test_program_loses_no_event_to_kill_9_and_a_dead_receiver(tmp_path: Path) ->
         dark = {**settings, "streams": {"a": camera("rtsp://127.0.0.1:1/nobody")}}
         with running(dark, tmp_path / "second") as program:
             program.until(lambda s: s["sinks"]["vms"]["pending"] == 0, 30, "nothing pending")
+            wait_until(lambda: not open_incidents(vms.events), 10, "all incidents closed")
             program.end()
-        assert ours(vms.events) == accepted
+        assert ours(vms.events)[: len(accepted)] == accepted
+        assert_valid(vms.events)
 
 
 def test_program_stops_in_time_with_everything_hanging(tmp_path: Path) -> None:
@@ -339,6 +345,28 @@ def test_program_checks_a_machine(tmp_path: Path) -> None:
         "outbox.path",
     ]
     assert bad.stderr.count("remedy:") == 3
+
+
+def test_program_checks_presets(tmp_path: Path) -> None:
+    """A mistyped preset is found by ``check``, once for all streams that have it; the remedy names those there are."""
+    stream = camera("rtsp://127.0.0.1:1/nobody", "rtsp://127.0.0.1:1/out")
+    typo = {**stream, "publish": {"url": "rtsp://127.0.0.1:1/out2", "preset": "ultrfast"}}
+    third = {**typo, "publish": {**typo["publish"], "url": "rtsp://127.0.0.1:1/out3"}}
+    bad = sentinel("check", broken(tmp_path, streams={"gate": stream, "yard": typo, "door": third}))
+    assert bad.returncode == 2
+    (fault,) = [json.loads(line) for line in bad.stdout.splitlines()]
+    assert (fault["where"], "no preset ultrfast" in fault["message"]) == ("publish", True)
+    assert "ultrafast" in fault["remedy"]
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_program_refuses_a_sink_with_a_name_that_is_taken(tmp_path: Path, command: str) -> None:
+    """``sync`` is the program's own name for a callable: line and remedy instead of a traceback."""
+    sinks = {"sync": {"type": "http", "url": "http://127.0.0.1:1/events"}}
+    done = sentinel(command, broken(tmp_path, sinks=sinks), timeout=30)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "sync is taken" in done.stderr
+    assert "another id" in done.stderr
 
 
 def test_program_small_commands(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ def preflight(config: Config) -> Sequence[tuple[str, SentinelError]]:
 
     if needs_ffmpeg(config):
         attempt("runtime.ffmpeg", lambda: ffmpeg_version(find_ffmpeg(config.runtime.ffmpeg)))
-    for codec in sorted({stream.publish.codec for stream in config.streams if stream.publish}):
-        attempt("publish.codec", lambda codec=codec: check_codec(codec))  # type: ignore[misc]
+    encoders = sorted({(stream.publish.codec, stream.publish.preset) for stream in config.streams if stream.publish})
+    for encoder in encoders:
+        attempt("publish", lambda encoder=encoder: check_codec(*encoder))  # type: ignore[misc]
     for spec in config.models:
         attempt(f"models.{spec.id}", lambda spec=spec: try_model(config, spec))  # type: ignore[misc]
     commands = Commands(encode_jpeg)

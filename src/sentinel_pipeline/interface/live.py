@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,7 @@ def render(report: Report, notes: Sequence[str] = ()) -> Group:
     parts: list[Any] = [stream_table(report["streams"])]
     if report["sinks"]:
         parts.append(sink_table(report["sinks"]))
+    parts += [Text(line, "yellow") for line in _troubles(report)]
     parts.append(_footer(report))
     parts += [Text.from_markup(note) for note in notes]
     return Group(*parts)
@@ -52,6 +54,8 @@ def stream_table(streams: Mapping[str, Report]) -> Table:
     for stream_id, stream in streams.items():
         latency = stream["latency_ms"]
         state = Text(stream["state"], STATE_STYLES.get(stream["state"], ""))
+        if stream["state"] != "RUNNING":
+            state.append(f" since {_local(stream['since'])}", "dim")
         if stream["reason"]:
             state.append(f"  {stream['reason']}", "dim")
         elif stream.get("idle"):
@@ -95,6 +99,23 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=False)
     return table
+
+
+def _troubles(report: Report) -> Iterator[str]:
+    """Yield what is wrong beside the streams and the sinks, and which events nobody will ever get."""
+    for name, model in report["models"].items():
+        if model["state"] != "ready" or model["reason"]:
+            yield f"model {name} {model['state']}: {model['reason']}"
+    if trouble := report["outbox"]["trouble"]:
+        yield f"outbox: {trouble}"
+    for stream_id, stream in report["streams"].items():
+        if lost := stream["events_lost"]:
+            yield f"{stream_id}: {lost} events lost, because they could not be stored"
+
+
+def _local(time: str) -> str:
+    """Return a time of the report in the time zone of the person who reads it, to the second."""
+    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _footer(report: Report) -> Text:

@@ -373,6 +373,13 @@ BROKEN = [
         "did you mean websocket?",
     ),
     (
+        "sink with the name of the program's own",
+        "streams: {gate: {source: 'test:'}}\nsinks: {sync: {type: http, url: 'http://h/x'}} # <-",
+        "sinks.sync",
+        "sync is taken",
+        "another id",
+    ),
+    (
         "two credentials of a sink",
         "streams: {gate: {source: 'test:'}}\n"
         "sinks: {a: {type: http, url: 'http://u:p@h/x', headers: {authorization: Bearer x}}} # <-",

@@ -18,7 +18,13 @@ OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 
 def make_app(report: Callable[[], Report], token: str) -> FastAPI:
     """Return the API. ``report`` is called per request; with a ``token`` all but the health probes ask for it."""
-    app = FastAPI(title="Sentinel Pipeline", version=sentinel_pipeline.__version__, docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title="Sentinel Pipeline",
+        version=sentinel_pipeline.__version__,
+        docs_url="/docs",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
     _guard(app, token)
     _routes(app, report)
     app.add_exception_handler(HTTPException, _problem)

@@ -8,7 +8,7 @@ import httpx
 
 from sentinel_pipeline.domain.errors import ConfigError, SentinelError
 
-_PARTS = ("streams", "sinks", "models", "process")
+_PARTS = ("streams", "sinks", "outbox", "models", "process")
 
 
 def ask_status(host: str, port: int, token: str) -> dict[str, Any]:

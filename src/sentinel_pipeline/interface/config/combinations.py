@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from sentinel_pipeline.application.event.emitter import SYNC
 from sentinel_pipeline.domain.credentials import normalise_url, split_credentials
 from sentinel_pipeline.interface.config.addresses import PUBLISH_FILES, is_local, local_path, place
 from sentinel_pipeline.interface.config.files import is_file, resolve
@@ -147,8 +148,11 @@ def _target(url: str | None, base: Path) -> str:
 
 
 def check_sinks(document: Document) -> Iterator[Problem]:
-    """Yield sinks that would send two different credentials."""
+    """Yield sinks whose name is taken, and those that would send two different credentials."""
     for sink, node in document.root.entries("sinks"):
+        if sink == SYNC:
+            message = f"{SYNC} is taken: it is what the program calls a receiver inside its own process"
+            yield document.problem(("sinks", sink), message, "give the sink another id, such as vms", at_key=True)
         url = node.text("url")
         has_header = any(key.lower() == "authorization" for key, _ in node.entries("headers"))
         if url and has_header and split_credentials(normalise_url(url))[1] is not None:

@@ -55,7 +55,7 @@ class OutboxSection(Section):
     path: Name = optional("var/outbox.db", "SQLite file, relative to the configuration file. On a local disk.")
     max_size: Annotated[int, Quantity(SIZE, "1MiB", "1TiB")] = optional("512MiB", "Most room on the disk.")
     max_age: Annotated[float, Quantity(DURATION, "1m", "365d")] = optional(
-        "7d", "Age after which an event that no sink has taken is dropped, counted and logged."
+        "7d", "Age after which an event that not every sink has taken is dropped, counted and logged."
     )
     when_full: Literal["drop_oldest", "refuse"] = optional(
         "drop_oldest", "At the bound: drop the oldest events, or refuse new ones."

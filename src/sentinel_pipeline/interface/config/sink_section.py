@@ -29,9 +29,12 @@ class SinkBatchSection(Section):
 class _Sink(Section):
     batch: SinkBatchSection = optional({}, "Batching of events.")
     timeout: Annotated[float, Quantity(DURATION, "100ms", "10m")] = optional(
-        "10s", "How long one attempt to deliver may take."
+        "10s", "How long connecting, sending and waiting for the answer may take, each; http: three times it in all."
     )
-    verify_tls: bool = optional(written=True, description="Check the receiver's certificate. false only for tests.")
+    verify_tls: bool = optional(
+        written=True,
+        description="Check the receiver's certificate. false only for tests; a CA of your own: see security.md.",
+    )
 
 
 class _WithHeaders(_Sink):

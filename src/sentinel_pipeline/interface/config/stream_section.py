@@ -53,9 +53,13 @@ class ReconnectSection(Section):
     """How a lost camera is tried again: waits double from `base_delay` to `max_delay`, with jitter."""
 
     base_delay: Annotated[float, Quantity(DURATION, "100ms", "1h")] = optional("1s", "First wait.")
-    max_delay: Annotated[float, Quantity(DURATION, "100ms", "1h")] = optional("30s", "Longest wait.")
+    max_delay: Annotated[float, Quantity(DURATION, "100ms", "1h")] = optional(
+        "30s", "Longest wait. After a refused login it is 60 s at least: cameras lock accounts."
+    )
     max_retries: Annotated[int | None, Quantity(WHOLE, 0, 1_000_000, optional=True)] = optional(
-        None, "Failures in a row after which the stream is given up; null: never."
+        None,
+        "Tries after the first failure, before the stream is given up; null: without end. It comes back with"
+        " `restart_stream`, with a change of its entry and SIGHUP, or with the next start.",
     )
 
 
@@ -118,7 +122,8 @@ class PrivacySection(Section):
     method: HidingMethod = optional("pixelate", "pixelate: squares. blur: soft. fill: black.")
     model: Name | None = optional(
         None,
-        "What finds them. Without it centerface, which is built in, finds faces, and `analyse.detect.model` others.",
+        "What finds all of them. Without it: for [face] alone centerface, which is built in, for anything else"
+        " `analyse.detect.model`. [face, person] needs a model of your own that knows both.",
     )
     fps: Annotated[float, Quantity(NUMBER, 2, 120)] = optional(
         5, "Pictures looked at per second of stream time. Who comes and goes between two of them is not seen."
@@ -152,8 +157,12 @@ class PublishSection(Section):
     preset: PresetName = optional("ultrafast", "Preset of the software encoder. Slower ones need fewer bits.")
     bitrate: Annotated[int, Quantity(BITRATE, "10k", "200M")] = optional("2M", "Bits per second.")
     overlay: bool = optional(written=True, description="Draw boxes, labels and zones.")
-    tracks: bool = optional(written=False, description="Draw where objects have been in the last two seconds as well.")
-    time: bool = optional(written=False, description="Draw when the picture was taken as well, in local time.")
+    tracks: bool = optional(
+        written=False, description="With `overlay: true`: draw where objects have been in the last two seconds as well."
+    )
+    time: bool = optional(
+        written=False, description="With `overlay: true`: draw when the picture was taken as well, in local time."
+    )
     when: Literal["always", "watched"] = optional(
         "always",
         "watched: while nobody watches only a picture every two seconds goes out, so that the path is there to be"
