@@ -26,7 +26,9 @@ def main() -> int:
     if not found:
         say(f"{PAGE} has no {BEGIN} … {END}")
         return 1
-    table = render([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))], gaps(old))
+    # The soak measures reliability, and has its own page.
+    files = [path for path in sorted(RESULTS.glob("*.json")) if path.stem != "soak"]
+    table = render([json.loads(path.read_text()) for path in files], gaps(old))
     PAGE.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
     say(f"written: {PAGE}")
     return 0

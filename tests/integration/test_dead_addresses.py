@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from sentinel_pipeline.application.ports import Batch
+from sentinel_pipeline.domain.errors import DeliveryError
 from sentinel_pipeline.domain.events import Event, EventStage
 from sentinel_pipeline.infrastructure.transport.mqtt_dial import open_socket
+from sentinel_pipeline.infrastructure.transport.mqtt_sink import MqttSink
 from sentinel_pipeline.infrastructure.transport.ws_sink import WebSocketSink
 from support.receivers import FaultyWebSocketServer, Session
 
@@ -78,3 +80,14 @@ def test_a_dead_address_does_not_keep_a_websocket_from_the_next(silent: Place, m
         resolve(monkeypatch, silent, ("127.0.0.1", server.port))
         asyncio.run(main())
         assert len(server.batches) == 1
+
+
+def test_addresses_that_all_refuse_are_named_in_the_systems_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two addresses, as every dual-stack name has, and one plain reason."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    resolve(monkeypatch, ("127.0.0.1", port), ("127.0.0.2", port))
+    sink = MqttSink(f"mqtt://{NAME}:{port}", timeout=3.0)
+    event = Event("X", EventStage.DETECTED, "gate", "zone", 1.0)
+    with pytest.raises(DeliveryError, match=rf"^cannot connect to {NAME}:{port}: Connection refused \("):
+        asyncio.run(sink.send(Batch("mqtt", "key", 1, 1, (event.encode(),))))

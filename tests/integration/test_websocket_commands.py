@@ -96,6 +96,21 @@ def test_commands_whose_answers_the_server_cannot_take_cost_no_event(code: int) 
         assert (snapshot["delivered"], snapshot["dead"], len(server.dialled)) == (1, 0, 2)
 
 
+def test_commands_excuse_a_batch_three_times_only() -> None:
+    """A server that asks at each connection, and refuses an event for good, does not hold up those behind it."""
+    asks = (json.dumps({"type": "command", "id": 1, "command": "ping"}),)
+    refuses = Session(hello=True, first=asks, take=2, code=1003)
+    sent = Event("X", EventStage.DETECTED, "gate", "rule", 1.0)
+    with (
+        FaultyWebSocketServer(then=refuses) as server,
+        EventEmitter(None, {"live": sink(server.url, lambda *_: {}, ("ping",))}, {"live": QUICK}) as emitter,
+    ):
+        emitter.emit([sent])
+        assert emitter.flush(10)
+        snapshot = emitter.snapshot()["live"]
+        assert (snapshot["delivered"], snapshot["dead"], len(server.dialled)) == (0, 1, 4)
+
+
 def test_commands_need_the_list() -> None:
     """Without the list nothing is carried out: a command on the open connection is answered with an error."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sentinel_pipeline.domain.events import Event, EventStage, new_event_id
@@ -12,17 +12,19 @@ STREAM_ENDED = "the stream has ended"
 PROGRAM_ENDED = "the program has ended without closing it"
 
 
-def closing(events: Iterable[Event]) -> list[Event]:
+def closing(events: Sequence[Event]) -> list[Event]:
     """Return the events that clear what was open when the program was killed, oldest first.
 
-    events: of its earlier lives, newest first. Each is cleared as of the last that was told of its stream.
+    events: of its earlier lives, newest first. Each is cleared as of the last that was told of its stream. What is
+    older than the oldest of them is a replay, and says nothing of what was open.
     """
+    oldest_id = events[-1].event_id if events else ""  # UUIDv7: ordered by time
     newest: dict[str, Event] = {}
     last_ts: dict[str, float] = {}
     for event in as_first_told(events):
         last_ts[event.stream_id] = max(event.ts, last_ts.get(event.stream_id, event.ts))
         incident = event.details.get("incident_id")
-        if event.module_name != SYSTEM and isinstance(incident, str):
+        if event.module_name != SYSTEM and isinstance(incident, str) and event.event_id >= oldest_id:
             newest.setdefault(incident, event)
     return [_cleared(event, last_ts[event.stream_id]) for event in reversed(newest.values()) if _is_open(event)]
 

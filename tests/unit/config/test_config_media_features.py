@@ -51,6 +51,8 @@ def test_config_media_takes_every_way_of_decoding_less(skip: str, load: Load) ->
         ),
         ("publish: {url: ['rtsp://h/x', 'rtsp://H:554/x/']}", "publish.url[1]", "is in the list twice", "remove one"),
         ("publish: {url: ['rtsp://h/x', missing/a.mp4]}", "publish.url[1]", "folder of this file", "create it"),
+        ("publish: {url: [a.mp4, a-1.mp4]}", "publish.url[1]", "a.mp4 and this file are numbered", "a number alone"),
+        ("publish: {url: [a-23.mp4, a.mp4]}", "publish.url[1]", "and this file are numbered", "a number alone"),
     ],
 )  # fmt: skip
 def test_config_media_refuses_what_cannot_work(
@@ -62,6 +64,7 @@ def test_config_media_refuses_what_cannot_work(
 
 def test_config_media_several_addresses_arrive(load: Load, tmp_path: Path) -> None:
     """The first of a list is the main one; files are made absolute and passwords percent-encoded, as ever."""
+    assert load(stream("publish: {url: [a.mp4, a-1.mkv, a-b.mp4, b-1.mp4, 'rtsp://h/a.mp4', 'rtsp://h/a-1.mp4']}"))
     made = load(stream("publish: {url: ['rtsp://u:p@ss@h/x', 'rtmp://h/live/x', out.mkv]}"))
     spec = made.streams[0].publish
     assert spec is not None

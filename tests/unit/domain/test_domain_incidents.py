@@ -16,13 +16,15 @@ def told(stage: EventStage, incident: str, ts: float, stream: str = "gate", **de
 
 def test_incidents_that_are_open_are_cleared_as_of_the_last_that_was_told() -> None:
     """Confirmed or only detected, each once, with what was known of it; later events of the stream come first."""
-    events = [
-        told(DETECTED, "b", 10.0, trace_ms={"infer": 1.0}, label="person"),
-        told(CONFIRMED, "a", 12.0),
-        told(DETECTED, "a", 11.0),
+    oldest_first = [
         told(CONFIRMED, "y", 99.0, "yard"),
+        told(DETECTED, "a", 11.0),
+        told(CONFIRMED, "a", 12.0),
+        told(DETECTED, "b", 10.0, trace_ms={"infer": 1.0}, label="person"),
+        told(CLEARED, "y", 100.0, "yard"),
     ]
-    told_of_b, told_of_a = closing([told(CLEARED, "y", 100.0, "yard"), *events])[::-1]
+    events = oldest_first[::-1]
+    told_of_b, told_of_a = closing(events)[::-1]
     assert [event.details["incident_id"] for event in (told_of_a, told_of_b)] == ["a", "b"]
     assert {(event.stage, event.ts, event.latency_ms) for event in (told_of_a, told_of_b)} == {(CLEARED, 12.0, 0.0)}
     assert told_of_b.details == {
@@ -38,4 +40,6 @@ def test_incidents_that_are_over_stay_over() -> None:
     confirmed, cleared = told(CONFIRMED, "a", 1.0), told(CLEARED, "a", 2.0)
     own = Event("SYSTEM_STREAM_DOWN", DETECTED, "gate", "system", 1.0, details={"incident_id": "s"})
     assert closing([confirmed, cleared, confirmed]) == []
+    assert closing([confirmed, cleared]) == []  # sent again, and the first copy is no longer there
+    assert closing([]) == []
     assert closing([told(CONFIRMED, "l", 1.0, direction="left"), own, Event("X", DETECTED, "gate", "zone", 1.0)]) == []

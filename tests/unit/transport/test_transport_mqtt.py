@@ -218,6 +218,15 @@ def test_mqtt_replay_of_an_old_event_changes_no_state() -> None:
     assert states(news(board, alarm(CONFIRMED, "4"), alarm(CLEARED, "4"))) == [b"ON", b"OFF"]
 
 
+def test_mqtt_end_of_an_incident_counts_however_late_it_comes() -> None:
+    """One that was parked, and is sent again behind newer ones, must not leave the alarm on for ever."""
+    board = Board("site", "ha")
+    first, gone, second = alarm(CONFIRMED, "1"), alarm(CLEARED, "1"), alarm(CONFIRMED, "2")
+    assert states(news(board, first, second)) == [b"ON", b"ON"]
+    assert news(board, gone) == []
+    assert states(news(board, alarm(CLEARED, "2"))) == [b"OFF"]
+
+
 def test_mqtt_batch_that_was_not_delivered_gives_the_same_again() -> None:
     """Making the message of a batch follows none of its events: those that come again are not taken for old ones."""
     board, outage = Board("site"), Outage(1.0, "gone")

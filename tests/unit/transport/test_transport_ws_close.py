@@ -6,8 +6,8 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
-from sentinel_pipeline.domain.errors import DeliveryError, PayloadTooLarge, Rejected, TransportError, Unauthorised
-from sentinel_pipeline.infrastructure.transport.ws_dial import closed
+from sentinel_pipeline.domain.errors import PayloadTooLarge, Rejected, TransportError, Unauthorised
+from sentinel_pipeline.infrastructure.transport.ws_dial import AnswerNotTaken, closed
 
 
 @pytest.mark.parametrize(
@@ -15,10 +15,10 @@ from sentinel_pipeline.infrastructure.transport.ws_dial import closed
     [
         (1009, 900, 0, PayloadTooLarge),
         (1009, 900, 100, PayloadTooLarge),  # the longer one of the two
-        (1009, 900, 900, DeliveryError),
+        (1009, 900, 900, AnswerNotTaken),
         (1003, 900, 0, Rejected),
-        (1003, 900, 100, DeliveryError),
-        (1007, 900, 100, DeliveryError),
+        (1003, 900, 100, AnswerNotTaken),
+        (1007, 900, 100, AnswerNotTaken),
         (1008, 900, 1000, Unauthorised),
     ],
 )
@@ -29,4 +29,4 @@ def test_a_close_is_about_the_batch_only_where_it_can_be(
     exc = ConnectionClosedError(Close(code, ""), Close(code, ""), rcvd_then_sent=True)
     failure = closed(exc, "vms:80", batch=batch, answer=answer)
     assert type(failure) is expected
-    assert ("allow_commands" in failure.remedy) == (expected is DeliveryError)
+    assert ("allow_commands" in failure.remedy) == (expected is AnswerNotTaken)

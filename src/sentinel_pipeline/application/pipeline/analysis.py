@@ -211,15 +211,15 @@ class Analysis(Stage):
         self._last = frame
 
     def _end_incidents(self) -> None:
-        """Clear what is open, as of the last picture: the rules of the stream's next life know nothing of it."""
-        if self._last is not None:
-            findings = [
-                replace(finding, details={**finding.details, "reason": STREAM_ENDED})
-                for rule in self._rules
-                for finding in rule.end()
-            ]
-            self._keep([self._event(finding, self._last, {}) for finding in findings])
-            self._store()
+        """Clear what is open, now, in the camera's time: the rules of the stream's next life know nothing of it."""
+        last = self._last
+        if last is None:
+            return
+        now = last.captured_at + time.monotonic() - last.received_at
+        for finding in (finding for rule in self._rules for finding in rule.end()):
+            told = replace(finding, details={**finding.details, "reason": STREAM_ENDED})
+            self._keep([replace(self._event(told, last, {}), ts=now, latency_ms=0.0)])
+        self._store()
 
     def _nothing(self) -> _Scene:
         return _Scene(float("-inf"), (), self._zones, frozenset())

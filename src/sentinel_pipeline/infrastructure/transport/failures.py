@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterator
 
@@ -19,6 +20,9 @@ _UNTRUSTED = (
     " or repair the receiver's certificate"
 )
 _UNKNOWN_OUTCOME = "the batch may have arrived: it is sent again under the same key"
+
+# asyncio's words when none of several addresses can be reached; the first one speaks for all.
+_SEVERAL = re.compile(r"Multiple exceptions: \[Errno (\d+)\]")
 
 # The first class that fits wins.
 _HTTP: tuple[tuple[type[httpx.TransportError], str, str], ...] = (
@@ -82,6 +86,8 @@ def _tls_failure(exc: BaseException, host: str) -> DeliveryError | None:
 def _why(exc: BaseException) -> str:
     # What the operating system said is clearer than what three libraries made of it.
     system = [_errno_text(e) for e in _chain(exc) if isinstance(e, OSError) and e.errno]
+    if not system and (several := _SEVERAL.match(str(exc))):
+        system = [os.strerror(int(several[1]))]
     text = excerpt(system[-1] if system else str(exc))
     return f": {text}" if text else ""
 

@@ -74,6 +74,7 @@ class MqttLink:
     """One connection from CONNECT to its end. Belongs to one event loop; made by ``open_link``.
 
     ended: a future with the reason, done when the connection is; it must not be cancelled.
+    silent: whether it ended because the broker answered nothing.
     """
 
     def __init__(self, sock: Socket, settings: LinkSettings) -> None:
@@ -85,6 +86,7 @@ class MqttLink:
         self._in_flight, self._largest = _IN_FLIGHT, 0  # bytes of a packet; 0: no limit
         self._ticking: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[TransportError] = self._loop.create_future()
+        self.silent = False
         self._prepare(settings)
 
     async def connect(self, keepalive: int) -> None:
@@ -105,6 +107,7 @@ class MqttLink:
             sent = [self._send(message) for message in messages[start : start + self._in_flight]]
             _, late = await asyncio.wait(sent, timeout=self._timeout)
             if late:
+                self.silent = True
                 self._end(DeliveryError(f"{self._place} did not acknowledge within {self._timeout:g} s", remedy=RESENT))
             answers += sent
         return [answer.result() for answer in answers]

@@ -120,6 +120,8 @@ class Board:
         stream, rule = event["stream_id"], event["module_name"]
         topic = f"{self._stream(event)}/rules/{quote(rule, safe='')}"
         momentary = "direction" in event["details"]  # a line: nothing will ever clear it
+        if event["stage"] == EventStage.CLEARED:  # whenever it comes: it is never open again
+            self._open.get(topic, {}).pop(_incident(event), None)
         if self._is_old(topic, event) or (momentary and self._is_of_an_earlier_run(event)):
             return []
         place = config_topic(self._discovery, self._prefix, stream, rule_key(rule))
@@ -133,11 +135,9 @@ class Board:
     def _is_open(self, topic: str, event: Mapping[str, Any]) -> bool:
         """Return whether the rule has an open incident after this event: several objects may be inside at once."""
         incidents = self._open.setdefault(topic, {})
-        incident = str(event["details"].get("incident_id", ""))
-        if event["stage"] == EventStage.CLEARED:
-            incidents.pop(incident, None)
-        elif not self._is_of_an_earlier_run(event):  # whose incidents are over: nobody is left to clear them
-            incidents[incident] = None
+        # Incidents of an earlier run are over: nobody is left to clear them.
+        if event["stage"] != EventStage.CLEARED and not self._is_of_an_earlier_run(event):
+            incidents[_incident(event)] = None
             if len(incidents) > _OPEN_INCIDENTS:
                 del incidents[next(iter(incidents))]
         return bool(incidents)
@@ -164,3 +164,7 @@ class Board:
 
     def _stream(self, event: Mapping[str, Any]) -> str:
         return f"{self._prefix}/streams/{quote(event['stream_id'], safe='')}"
+
+
+def _incident(event: Mapping[str, Any]) -> str:
+    return str(event["details"].get("incident_id", ""))

@@ -12,7 +12,7 @@ import structlog
 
 from sentinel_pipeline.application.ports import Batch
 from sentinel_pipeline.domain.backoff import Retry
-from sentinel_pipeline.domain.errors import DeliveryError, TransportError, Unauthorised
+from sentinel_pipeline.domain.errors import DeliveryError, PayloadTooLarge, Rejected, TransportError, Unauthorised
 from sentinel_pipeline.infrastructure.transport.mqtt_address import MqttAddress, parse_address
 from sentinel_pipeline.infrastructure.transport.mqtt_link import LinkSettings, MqttLink, open_link
 from sentinel_pipeline.infrastructure.transport.mqtt_messages import Board, Message
@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 # A broker that ends the connection so many times in a row when it is told of states gets events alone the next time.
 _DEAF_AFTER = 2
+_MUTE_S = 300.0  # after which it is told again, over the same connection
 
 
 class MqttSink:
@@ -66,7 +67,7 @@ class MqttSink:
         self._link: MqttLink | None = None
         self._refused = False
         self._ended_by_telling: list[str] = []  # why the last connections ended, one after the other
-        self._mute = False  # over this connection nothing but events is published
+        self._mute_until = 0.0  # monotonic seconds; until then nothing but events is published
         self._opening = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -88,6 +89,8 @@ class MqttSink:
         link = await self._connected()
         (failure,) = await link.publish([self._board.batch(batch.bodies, batch.key)])
         if failure is not None:
+            if len(batch.bodies) == 1 and isinstance(failure, Rejected | PayloadTooLarge):
+                self._board.news(batch.bodies)  # a dead letter has happened all the same
             raise failure
         # The broker has the batch: whatever becomes of the rest, it must not come again.
         await self._tell(link, self._board.news(batch.bodies))
@@ -109,10 +112,10 @@ class MqttSink:
                 self._link = None
                 link = await open_link(self._settings)
                 self._board.unsettle()
-                self._mute = len(self._ended_by_telling) >= _DEAF_AFTER
-                if self._mute:
+                if len(self._ended_by_telling) >= _DEAF_AFTER:
+                    self._mute_until = time.monotonic() + _MUTE_S
                     log.warning(
-                        "the broker ends the connection when it is told of states: it gets events alone this time",
+                        "the broker ends the connection when it is told of states: it gets events alone for a while",
                         broker=self._settings.address.place,
                         reason=self._ended_by_telling[-1],
                     )
@@ -132,9 +135,9 @@ class MqttSink:
         """Publish what is not events. A broker that refuses it (an access list) has the events all the same.
 
         What is refused in passing is told again with the next batch. A broker that ends one connection after the other
-        for it would get no events: over the next connection it is told nothing.
+        for it would get no events: it is told nothing for a while.
         """
-        if self._mute or not messages or link.ended.done():
+        if time.monotonic() < self._mute_until or not messages or link.ended.done():
             return
         answers = await link.publish(messages)
         for message, answer in zip(messages, answers, strict=True):
@@ -142,7 +145,8 @@ class MqttSink:
                 self._board.settle(message)
         refusal = next((answer for answer in answers if answer is not None), None)
         if refusal is not None and link.ended.done():
-            self._ended_by_telling.append(link.ended.result().args[0])
+            if not link.silent:
+                self._ended_by_telling.append(link.ended.result().args[0])
             return
         self._ended_by_telling.clear()
         if refusal is not None and not self._refused:

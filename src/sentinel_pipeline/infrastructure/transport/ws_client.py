@@ -10,18 +10,27 @@ from functools import partial
 import structlog
 
 from sentinel_pipeline.domain.backoff import Retry
-from sentinel_pipeline.domain.errors import DeliveryError, SinkGone, TransportError, Unauthorised
+from sentinel_pipeline.domain.errors import (
+    DeliveryError,
+    PayloadTooLarge,
+    Rejected,
+    SinkGone,
+    TransportError,
+    Unauthorised,
+)
 from sentinel_pipeline.domain.events import Event
 from sentinel_pipeline.infrastructure.transport.failures import RESENT
 from sentinel_pipeline.infrastructure.transport.target import checked_proxy, parse_target, request_headers
 from sentinel_pipeline.infrastructure.transport.tls import Verify, client_context
-from sentinel_pipeline.infrastructure.transport.ws_dial import DialSettings
+from sentinel_pipeline.infrastructure.transport.ws_dial import AnswerNotTaken, DialSettings
 from sentinel_pipeline.infrastructure.transport.ws_link import Link, OnMessage, open_link
 from sentinel_pipeline.infrastructure.transport.ws_state import ConnectionState, move
 
 __all__ = ["ConnectionState", "WebSocketEventClient"]
 
 log = structlog.get_logger(__name__)
+
+_EXCUSES = 3
 
 
 class WebSocketEventClient:
@@ -86,6 +95,7 @@ class WebSocketEventClient:
         self._dialling = asyncio.Lock()
         self._wake = asyncio.Event()
         self._link: Link | None = None
+        self._excused = 0  # times that the batch under way was not held responsible for the end of its connection
         self._pause: float | None = 0.0  # before the next attempt of receive_loop; None: it gives up
         self._not_before, self._asked = 0.0, ""  # monotonic; until then the server is left alone, and why
 
@@ -154,8 +164,17 @@ class WebSocketEventClient:
         """
         if self._link is None:
             raise DeliveryError(f"there is no connection to {self._settings.target.host}", remedy=RESENT)
-        if bodies:
-            await self._link.deliver(bodies, self._ack_timeout)
+        if not bodies:
+            return
+        try:
+            await self._link.deliver(bodies, self._ack_timeout, excused=self._excused < _EXCUSES)
+        except AnswerNotTaken:
+            self._excused += 1
+            raise
+        except (Rejected, PayloadTooLarge):
+            self._excused = 0
+            raise
+        self._excused = 0
 
     async def say(self, text: str) -> None:
         """Send a message that is not a batch of events. Raises a ``TransportError``."""

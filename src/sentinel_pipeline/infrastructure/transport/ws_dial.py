@@ -80,6 +80,10 @@ async def dial(settings: DialSettings, tls: ssl.SSLContext | None) -> ClientConn
         ) from exc
 
 
+class AnswerNotTaken(DeliveryError):
+    """The connection was closed, perhaps because of an answer to one of the server's commands, not of the batch."""
+
+
 def closed(
     exc: ConnectionClosed, host: str, mask: Callable[[str], str] = str, *, batch: int = 0, answer: int = 0
 ) -> TransportError:
@@ -97,7 +101,7 @@ def closed(
     )
     if answer and (theirs.code in _NEVER or (theirs.code == _TOO_BIG and answer >= batch)):
         remedy = "the server takes no answers to its commands, or none as large as a snapshot: see allow_commands"
-        return DeliveryError(said, remedy=remedy)
+        return AnswerNotTaken(said, remedy=remedy)
     if theirs.code == _TOO_BIG:
         return PayloadTooLarge(said, remedy="the batch is sent again in halves; lower batch.max_events")
     if theirs.code in _CREDENTIALS:

@@ -72,11 +72,12 @@ class Link:
         finally:
             greeting.cancel()
 
-    async def deliver(self, bodies: Sequence[bytes], within_s: float) -> None:
+    async def deliver(self, bodies: Sequence[bytes], within_s: float, *, excused: bool = True) -> None:
         """Return when the server has the events: all acknowledged or, where it does not do that, a ping answered.
 
         A pong says that the server's WebSocket layer has read the batch (frames are read in order), no more than that.
         Raises a ``TransportError``; after ``within_s`` seconds the connection is given up as well.
+        excused: where the server may have closed the connection for something else that we said, it is taken for that.
         """
         async with self._delivering:
             if self.ended.done():
@@ -90,7 +91,7 @@ class Link:
                     await self._socket.send(message)
                     await self._taken()
             except ConnectionClosed as exc:
-                longest = max(said, self._said)
+                longest = max(said, self._said) if excused else 0
                 raise closed(exc, self._host, self._mask, batch=len(message), answer=longest) from exc
             except TimeoutError as exc:
                 await self._abort()

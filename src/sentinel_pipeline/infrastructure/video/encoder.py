@@ -109,15 +109,19 @@ def check_codec(codec: str, preset: str = "ultrafast") -> None:
 
     Raises ``ConfigError``.
     """
+    _encode_one(codec)
+    try:
+        H264Encoder(256, 144, 25, preset, codec=codec)
+    except ConfigError as exc:  # the codec itself has just worked
+        raise ConfigError(f"the encoder {codec} has no preset {preset}", remedy=f"use preset {PRESETS}") from exc
+
+
+def _encode_one(codec: str) -> None:
     encoder = H264Encoder(256, 144, 25, codec=codec)
     try:
         encoder.encode(av.VideoFrame(256, 144, "yuv420p"), 0)
     except PublishError as exc:
         raise ConfigError(f"the encoder {codec} does not work here: {exc}", remedy="use codec libx264") from exc
-    try:
-        H264Encoder(256, 144, 25, preset, codec=codec)
-    except ConfigError as exc:  # the codec itself has just worked
-        raise ConfigError(f"the encoder {codec} has no preset {preset}", remedy=f"use preset {PRESETS}") from exc
 
 
 def _open(codec: str, size: tuple[int, int], fps: float, preset: str, bitrate: int) -> av.VideoCodecContext:

@@ -37,7 +37,7 @@ _POLL = 0.5  # seconds without pictures between two looks at the child
 class FFmpegPublisher:
     """Publishes BGR pictures at a constant rate; a failed or stuck ffmpeg is replaced, with back-off.
 
-    output_url: of a file, each ffmpeg takes the next free name (``recording.next_target``): none writes over another's.
+    output_url: of a file, each ffmpeg takes the next free name (``recording.next_target``).
     width, height: of the output, rounded down to even; pictures of other sizes are letterboxed.
     fps: pictures per second of the output; faster ones are dropped, missing ones are the last one again.
     bitrate: as ``2M`` or ``800k``. codec, preset, pix_fmt: as FFmpeg names them.

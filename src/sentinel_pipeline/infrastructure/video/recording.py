@@ -13,7 +13,8 @@ def next_target(url: str) -> str:
     """Return where the next ffmpeg writes that publishes to ``url``: there, if it is no file.
 
     The path of a file output is taken when nothing has been recorded in it yet; else ``rec-1.mp4``, ``rec-2.mp4``, …
-    beside ``rec.mp4``. Nothing is created: whoever gets the name starts its ffmpeg before somebody asks again.
+    beside ``rec.mp4``. Nothing is created: names of outputs must not differ by such a number alone (the configuration
+    sees to it).
     Raises ``PublishError`` when the folder cannot be searched.
     """
     if not is_file(url):

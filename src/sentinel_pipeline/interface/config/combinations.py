@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -130,11 +131,22 @@ def _target_of(
     elif target in outputs:
         message = f"the stream {outputs[target]} publishes to this address already"
         yield document.problem(where, message, "give each stream an address of its own")
+    elif near := next((name for name in outputs if _continues(name, target) or _continues(target, name)), ""):
+        message = f"recordings into {Path(near).name} and this file are numbered, and would meet"
+        yield document.problem(where, message, "give it a name that does not differ by a number alone")
     outputs.setdefault(target, stream)
     folder = Path(target).parent
     if target.startswith("/") and target.lower().endswith(PUBLISH_FILES) and not os.path.isdir(folder):
         message = "the folder of this file does not exist"
         yield document.problem(where, message, f"create it, or write a path relative to {base}")
+
+
+def _continues(numbered: str, target: str) -> bool:
+    """Return whether recordings into ``target`` go on in ``numbered`` (``rec-2.mp4`` after ``rec.mp4``)."""
+    one, other = Path(numbered), Path(target)
+    if not target.startswith("/") or one.with_stem(other.stem) != other:
+        return False
+    return re.fullmatch(re.escape(other.stem) + r"-\d+", one.stem) is not None
 
 
 def _target(url: str | None, base: Path) -> str:
