@@ -73,6 +73,32 @@ def test_emitter_delivers_to_every_sink() -> None:
     assert emitter.emitted() == {("INTRUSION", stage): 1 for stage in ("DETECTED", "CONFIRMED", "CLEARED")}
 
 
+class LateOutbox(MemoryOutbox):
+    """The batch has left it when ``left`` is set; the caller hears of that when ``told`` is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.told = threading.Event(), threading.Event()
+
+    def ack(self, batch: Batch) -> None:
+        super().ack(batch)
+        self.left.set()
+        assert self.told.wait(5)
+
+
+def test_emitter_flush_waits_until_what_was_delivered_is_counted() -> None:
+    """The last report of a program says how much was delivered: it is made when ``flush`` returns."""
+    outbox = LateOutbox()
+    with EventEmitter(outbox, {"vms": MemoryTransport()}) as emitter:
+        emitter.emit(event(1))
+        assert outbox.left.wait(5)
+        assert outbox.backlog("vms").pending == 0
+        assert not emitter.flush(0.1)
+        outbox.told.set()
+        assert emitter.flush(5)
+        assert emitter.snapshot()["vms"]["delivered"] == 1
+
+
 def test_emitter_slow_sink_does_not_slow_another() -> None:
     """While one receiver does not answer at all, the other one gets everything."""
     stuck, fine = Held(), MemoryTransport()

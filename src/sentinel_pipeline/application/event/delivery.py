@@ -97,6 +97,11 @@ class Delivery:
         return f"<Delivery to {self.sink!r}, {self.state}, delivered {self.delivered}>"
 
     @property
+    def in_hand(self) -> bool:
+        """Whether a batch is under way that has not been settled and counted."""
+        return self._in_hand
+
+    @property
     def reason(self) -> str:
         """Why nothing is delivered, in one sentence: the outbox where it is that, else the receiver; else empty."""
         return self._trouble or self._reason
@@ -174,9 +179,9 @@ class Delivery:
             await self._settle(batch, self._judge(exc, len(batch.bodies)))
             return
         await self._stored(lambda: self._outbox.ack(batch))
-        self._in_hand = False
         self._parked_in_a_row = 0
         self.delivered += len(batch.bodies)
+        self._in_hand = False
         self._size.delivered()
         self._start_over()
         self.circuit = Circuit.CLOSED

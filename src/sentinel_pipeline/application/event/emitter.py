@@ -117,7 +117,7 @@ class EventEmitter:
                 self._launch(SYNC, CallableTransport(transport))
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until every sink has everything; False when that takes longer than ``timeout`` seconds."""
+        """Wait until every sink has everything, and it is counted; False when that takes longer than ``timeout`` s."""
         left = _deadline(timeout)
         while True:
             self._settled.clear()  # before looking: what is settled after the look wakes again
@@ -166,9 +166,11 @@ class EventEmitter:
 
     def _drained(self) -> bool:
         try:
-            return all(self._outbox.backlog(name).pending == 0 for name in self._registered or ())
+            settled = all(self._outbox.backlog(name).pending == 0 for name in self._registered or ())
         except OutboxError:
             return False
+        # Asked afterwards: a batch leaves the outbox before it is counted.
+        return settled and not any(thread.delivery.in_hand for thread in self._threads.values())
 
     def _names(self) -> tuple[str, ...]:
         return (*self._transports, *([SYNC] if SYNC in self._threads else []))
