@@ -19,14 +19,12 @@ from sentinel_pipeline.application.event.emitter import EventEmitter
 from sentinel_pipeline.application.event.outages import Condition
 from sentinel_pipeline.application.event.system_events import SystemEvents
 from sentinel_pipeline.application.stream.manager import StreamManager
+from sentinel_pipeline.bootstrap.left_open import left_open
 from sentinel_pipeline.bootstrap.needs import check_classes, needs_ffmpeg, used_models, watched
 from sentinel_pipeline.bootstrap.sinks import delivery_settings, make_transport
 from sentinel_pipeline.bootstrap.workers import worker_factory
 from sentinel_pipeline.domain.errors import ConfigError, OutboxError, SentinelError
-from sentinel_pipeline.domain.events import Event
-from sentinel_pipeline.domain.incidents import closing
-from sentinel_pipeline.domain.redact import redact
-from sentinel_pipeline.domain.system_events import SYSTEM, Part, open_outages, outbox_damaged
+from sentinel_pipeline.domain.system_events import Part, outbox_damaged
 from sentinel_pipeline.infrastructure.inference.detector import ModelDetector, open_detector
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
@@ -40,11 +38,6 @@ from sentinel_pipeline.interface.config import Config, ConfigProblems, load_conf
 from sentinel_pipeline.interface.report import make_report
 
 log = structlog.get_logger(__name__)
-
-# Among how many events it is looked for at the start what was left open: events of the program itself are few, and are
-# found by the database; incidents are among all the others, which are read.
-RECENT_EVENTS = 50_000
-RECENT_INCIDENTS = 5000
 
 
 class Running:
@@ -150,10 +143,7 @@ def running(config: Config) -> Iterator[Running]:
         transports = {spec.id: make_transport(spec, commands) for spec in config.sinks}
         settings = {spec.id: delivery_settings(spec) for spec in config.sinks}
         emitter = stack.enter_context(EventEmitter(outbox, transports, settings))
-        reader = OutboxReader(config.outbox.path)
-        system_events = recent(reader, RECENT_EVENTS, newest=RECENT_EVENTS, module=SYSTEM)
-        streams_down, parts_down = open_outages(system_events)
-        unfinished = closing(recent(reader, RECENT_INCIDENTS))
+        streams_down, parts_down, unfinished = left_open(OutboxReader(config.outbox.path))
         events = stack.enter_context(SystemEvents(emitter.emit, streams_down=streams_down, parts_down=parts_down))
         for event in unfinished:
             events.tell(event)
@@ -178,19 +168,3 @@ def running(config: Config) -> Iterator[Running]:
         events.keep(*watched(config))  # an earlier life may have left open what is in its file no more
         program.api_url = stack.enter_context(ApiServer(app, listener)).url
         yield program
-
-
-def recent(reader: OutboxReader, limit: int, **wanted: Any) -> list[Event]:
-    """Return the newest events of earlier lives, newest first, as far as they can be read."""
-    try:
-        stored = reader.list(limit, **wanted)
-    except OutboxError as exc:
-        log.warning("what was open before the start is not known", reason=redact(str(exc)))
-        return []
-    found = []
-    for each in stored:
-        try:
-            found.append(Event.from_wire(each.body))
-        except ValueError as exc:
-            log.warning("a stored event cannot be read", seq=each.seq, reason=redact(str(exc)))
-    return found

@@ -6,9 +6,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sentinel_pipeline.bootstrap.program import RECENT_EVENTS, recent
+from sentinel_pipeline.bootstrap.left_open import left_open
 from sentinel_pipeline.domain.events import Event, EventStage
-from sentinel_pipeline.domain.system_events import SYSTEM, Outage, open_outages, stream_down
+from sentinel_pipeline.domain.system_events import Outage, stream_down
 from sentinel_pipeline.infrastructure.storage.outbox import SqliteOutbox
 from sentinel_pipeline.infrastructure.storage.outbox_reader import OutboxReader
 
@@ -24,10 +24,9 @@ def test_left_open_is_found_behind_thousands_of_events_and_beside_one_that_canno
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("""INSERT INTO event(stored_at, body) VALUES(0, '{"module_name": "system", "schema": 7}')""")
         connection.commit()
-    found = recent(OutboxReader(path), RECENT_EVENTS, newest=RECENT_EVENTS, module=SYSTEM)
-    assert open_outages(found) == ({"gate": outage}, {})
+    assert left_open(OutboxReader(path)) == ({"gate": outage}, {}, [])
 
 
 def test_left_open_is_nothing_where_nothing_can_be_read(tmp_path: Path) -> None:
     """The program starts all the same."""
-    assert recent(OutboxReader(tmp_path / "outbox.db"), 10) == []
+    assert left_open(OutboxReader(tmp_path / "outbox.db")) == ({}, {}, [])
