@@ -218,7 +218,7 @@ def live_once(place: Place, notes: Notes, seconds: float, *, gently: bool) -> No
             if age > SETTLED_S:
                 samples.append((age, psutil.Process(program.process.pid).memory_info().rss))
         after = held_in_calm(place, program, notes) if before else None
-        unheard = outputs(place.status).count("retrying") + outputs(place.status).count("starting")
+        unheard = sum(state in {"retrying", "starting"} for state in outputs(place.status))
         place.program, place.status = None, {}
         end(program, notes, gently=gently, unheard=unheard)
     if before and after:
@@ -452,10 +452,9 @@ def tell(results: report.Report, notes: Notes, accounts: dict[str, dict[str, int
     results.add(Figure("FFmpeg children left waiting for a mute server, kill -9", "", (notes.left_waiting,)))
     if notes.growths:
         longest = max(notes.growths, key=lambda each: each["minutes"])
-        grown = Target(2.0)
         name = f"memory growth over {longest['minutes']:.1f} min, second half beyond the first"
-        results.add(Figure(name, "MiB", (longest["rss_mib"],), target=grown))
-        results.add(Figure("  slope", "MiB/min", (longest["rss_mib_per_min"],)))
+        results.add(Figure(name, "MiB", (longest["rss_mib"],), target=Target(2.0)))
+        results.add(Figure("  slope", "MiB/min", (longest["rss_mib_per_min"],), target=Target(0.5)))
         results.add(Figure("  threads, from calm to calm", "", (longest["threads"],), target=none))
         results.add(Figure("  descriptors, from calm to calm", "", (longest["fds"],), target=none))
     else:

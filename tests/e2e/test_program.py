@@ -246,6 +246,8 @@ def test_program_loses_no_event_to_kill_9_and_a_dead_receiver(tmp_path: Path) ->
             wait_until(lambda: not open_incidents(vms.events), 10, "all incidents closed")
             program.end()
         assert ours(vms.events)[: len(accepted)] == accepted
+        closed = {*ours(vms.events)[len(accepted) :]}
+        assert {event["stage"] for event in vms.events if event["event_id"] in closed} <= {"CLEARED"}
         assert_valid(vms.events)
 
 

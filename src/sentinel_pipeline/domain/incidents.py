@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sentinel_pipeline.domain.events import Event, EventStage, new_event_id
 from sentinel_pipeline.domain.system_events import SYSTEM, as_first_told
@@ -29,9 +30,13 @@ def closing(events: Sequence[Event]) -> list[Event]:
     return [_cleared(event, last_ts[event.stream_id]) for event in reversed(newest.values()) if _is_open(event)]
 
 
+def is_momentary(details: Mapping[str, Any]) -> bool:
+    """Return whether an event with these details is over when it is told: a crossed line, which nothing clears."""
+    return "direction" in details
+
+
 def _is_open(event: Event) -> bool:
-    # Crossing a line is over when it is told: nothing will clear it.
-    return event.stage is not EventStage.CLEARED and "direction" not in event.details
+    return event.stage is not EventStage.CLEARED and not is_momentary(event.details)
 
 
 def _cleared(event: Event, ts: float) -> Event:

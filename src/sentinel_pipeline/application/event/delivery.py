@@ -62,6 +62,7 @@ class Delivery:
     ``progress()`` is called after each batch that is settled. ``sleep`` waits between tries.
 
     delivered: events; retried: tries that failed and were, or will be, repeated.
+    in_hand: whether a batch is under way that has not been settled and counted.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Delivery:
         self.circuit = Circuit.CLOSED
         self.delivered = 0
         self.retried = 0
+        self.in_hand = False
         self._reason = self._trouble = ""  # of the state; of the outbox, while it makes us wait
         self._outbox = outbox
         self._transport = transport
@@ -86,7 +88,6 @@ class Delivery:
         self._progress = progress
         self._sleep = sleep
         self._size = BatchSize(self._settings.max_events)
-        self._in_hand = False  # the last batch is not settled: no reason to wait for company
         self._parked_in_a_row = 0
         self._refusal = ""
         self._parked = Tally(self._report_parked)
@@ -95,11 +96,6 @@ class Delivery:
 
     def __repr__(self) -> str:
         return f"<Delivery to {self.sink!r}, {self.state}, delivered {self.delivered}>"
-
-    @property
-    def in_hand(self) -> bool:
-        """Whether a batch is under way that has not been settled and counted."""
-        return self._in_hand
 
     @property
     def reason(self) -> str:
@@ -125,7 +121,7 @@ class Delivery:
                 await self._due(wake)
                 batch = await self._stored(lambda: self._outbox.next_batch(self.sink, self._size.now))
                 if batch is None:
-                    self._in_hand = False  # a limit took it away while we waited
+                    self.in_hand = False  # a limit took it away while we waited
                 else:
                     await self._deliver(batch)
         finally:
@@ -153,7 +149,7 @@ class Delivery:
 
     async def _due(self, wake: asyncio.Event) -> None:
         """Return when a batch should go out: it is full, or its first event has waited long enough."""
-        if self._in_hand:
+        if self.in_hand:  # no reason to wait for company
             return
         while (pending := await self._pending(wake)) == 0:
             await _woken(wake, asyncio.sleep(LOOK_S))
@@ -171,7 +167,7 @@ class Delivery:
 
     async def _deliver(self, batch: Batch) -> None:
         """Send one batch once and settle it, or leave it for the next round."""
-        self._in_hand = True
+        self.in_hand = True
         try:
             async with asyncio.timeout(self._settings.send_timeout):
                 await self._transport.send(batch)
@@ -181,7 +177,7 @@ class Delivery:
         await self._stored(lambda: self._outbox.ack(batch))
         self._parked_in_a_row = 0
         self.delivered += len(batch.bodies)
-        self._in_hand = False
+        self.in_hand = False
         self._size.delivered()
         self._start_over()
         self.circuit = Circuit.CLOSED
@@ -213,7 +209,7 @@ class Delivery:
         backlog stays in the outbox while somebody repairs it.
         """
         await self._stored(lambda: self._outbox.park(batch, decision.reason))
-        self._in_hand = False
+        self.in_hand = False
         self._refusal = decision.reason
         self._parked.add(len(batch.bodies))
         self._progress()
@@ -236,7 +232,7 @@ class Delivery:
             self._move(SinkState.STOPPED, decision.reason)
             return
         paused = decision.verdict is Verdict.PAUSE
-        self.retried += self._in_hand
+        self.retried += self.in_hand
         self._move(SinkState.PAUSED if paused else SinkState.RETRYING, decision.reason)
         if decision.not_before_s > 0:
             with suppress(OutboxError):  # this life keeps it in any case

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import orjson
 
 from sentinel_pipeline.domain.events import EventStage, new_event_id
+from sentinel_pipeline.domain.incidents import is_momentary
 from sentinel_pipeline.domain.system_events import STREAM_DOWN, STREAM_UP, SYSTEM
 from sentinel_pipeline.infrastructure.transport.mqtt_discovery import (
     CONNECTION,
@@ -119,7 +120,7 @@ class Board:
         assert self._discovery is not None  # noqa: S101 - the only caller has looked
         stream, rule = event["stream_id"], event["module_name"]
         topic = f"{self._stream(event)}/rules/{quote(rule, safe='')}"
-        momentary = "direction" in event["details"]  # a line: nothing will ever clear it
+        momentary = is_momentary(event["details"])
         if event["stage"] == EventStage.CLEARED:  # whenever it comes: it is never open again
             self._open.get(topic, {}).pop(_incident(event), None)
         if self._is_old(topic, event) or (momentary and self._is_of_an_earlier_run(event)):

@@ -20,9 +20,9 @@ from sentinel_pipeline.infrastructure.transport.tls import Verify, client_contex
 
 log = structlog.get_logger(__name__)
 
-# A broker that ends the connection so many times in a row when it is told of states gets events alone the next time.
+# A broker that ends the connection so many times in a row when it is told of states gets events alone for a while.
 _DEAF_AFTER = 2
-_MUTE_S = 300.0  # after which it is told again, over the same connection
+_MUTE_S = 300.0
 
 
 class MqttSink:
